@@ -1,0 +1,160 @@
+"""Device, budget, progress, evaluation mode and the words of the check that every images argument goes through."""
+
+import copy
+import importlib.metadata
+import re
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from fsc import runtime
+from fsc.runtime import check_images, data_dir, device_of, evaluating, fingerprint, setup, track
+
+FOUND = {"fsc": "1.2", "torch": "3.4", "torchvision": "5.6"}
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """A CPU machine with known versions and no FSC_BUDGET."""
+    monkeypatch.setattr(importlib.metadata, "version", FOUND.__getitem__)
+    monkeypatch.setattr(runtime, "best_device", lambda: torch.device("cpu"))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(runtime.platform, "python_version", lambda: "3.11.2")
+    monkeypatch.delenv("FSC_BUDGET", raising=False)
+    state = torch.get_rng_state()
+    yield monkeypatch
+    torch.set_rng_state(state)
+
+
+def test_setup_prints_device_versions_and_budget_and_returns_them(machine, capsys):
+    found = setup(seed=7)
+    assert capsys.readouterr().out == (
+        "device   cpu (CPU, 4 threads)\n"
+        "versions python 3.11.2, fsc 1.2, torch 3.4, torchvision 5.6\n"
+        "budget   quick; seed 7\n"
+    )
+    assert (found.device, found.budget, found.full, found.seed) == (torch.device("cpu"), "quick", False, 7)
+    assert found.versions == {"python": "3.11.2"} | FOUND
+
+
+def test_setup_seeds_torch(machine):
+    setup(seed=7)
+    assert torch.equal(torch.rand(3), torch.rand(3, generator=torch.Generator().manual_seed(7)))
+
+
+def test_the_budget_variable_overrides_the_machine(machine):
+    machine.setenv("FSC_BUDGET", "full")
+    assert setup().full
+
+
+def test_an_unknown_budget_is_refused(machine):
+    machine.setenv("FSC_BUDGET", "fast")
+    words = r'setup: unknown budget "fast"\.\n.*FSC_BUDGET; it is "quick" or "full"\.\n  Unset it'
+    with pytest.raises(ValueError, match=words):
+        setup()
+
+
+def net() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Sequential(nn.Dropout(), nn.ReLU()))
+
+
+def modes(model: nn.Module) -> list[bool]:
+    return [module.training for module in model.modules()]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_evaluating_gives_every_submodule_its_own_mode_back(fails):
+    one, two = net(), net().eval()
+    one[1].eval()                                                   # a frozen BatchNorm in a net that trains
+    two[2][0].train()
+    before = modes(one), modes(two)
+    try:
+        with evaluating(one, two):
+            assert not any(modes(one) + modes(two))
+            if fails:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        assert fails
+    assert (modes(one), modes(two)) == before
+
+
+def test_track_reports_after_every_step():
+    seen = []
+    for step in track(3, "work", lambda done, total: seen.append((done, total))):
+        assert seen == [(i, 3) for i in range(1, step + 1)]
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_what_progress_raises_stops_the_work():
+    def stop(done, total):
+        if done == 2:
+            raise KeyboardInterrupt
+
+    steps = []
+    with pytest.raises(KeyboardInterrupt):
+        for step in track(5, "work", stop):
+            steps.append(step)
+    assert steps == [0, 1]
+
+
+def test_track_without_a_callable_shows_a_bar_once_it_takes_long(capsys):
+    assert list(track(3, "counting fast", None)) == [0, 1, 2]
+    for _ in track(3, "counting sheep", None):
+        time.sleep(0.3)
+    shown = capsys.readouterr().err
+    assert "counting sheep" in shown and "counting fast" not in shown
+
+
+GOOD = torch.zeros(2, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "images, error, words",
+    [
+        ([[1.0]], TypeError, "prune: images must be a tensor (N, C, H, W), got list.\n  Pass few.images of few ="),
+        (GOOD.byte(), TypeError, "prune: images are torch.uint8, shape (2, 3, 8, 8); networks take normalised"),
+        (GOOD[0], ValueError, "prune: images have shape (3, 8, 8); asked for (N, C, H, W) with N at least 1.\n  A"),
+        (GOOD[:0], ValueError, "prune: images have shape (0, 3, 8, 8); asked for (N, C, H, W) with N at least 1."),
+        (GOOD / 0, ValueError, "prune: 2 of 2 images hold NaN or infinity; the first is image 0."),
+        (GOOD + 255, ValueError, "prune: the largest value in the images is 255; normalised images stay within"),
+    ],
+)
+def test_images_no_network_can_take_are_refused_with_the_reason(images, error, words):
+    with pytest.raises(error, match=re.escape(words)):
+        check_images("prune", images)
+
+
+def test_one_infinite_pixel_is_found_and_its_image_named():
+    images = torch.zeros(5, 3, 8, 8)
+    images[3, 1, 2, 2] = float("inf")
+    with pytest.raises(ValueError, match="1 of 5 images hold NaN or infinity; the first is image 3"):
+        check_images("prune", images)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_normalised_images_of_any_float_pass(dtype):
+    check_images("prune", torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)).to(dtype) * 3)
+
+
+def test_the_device_is_that_of_the_first_tensor_and_the_cpu_without_any():
+    assert device_of(nn.Linear(2, 2, device="meta")) == torch.device("meta")
+    assert device_of(nn.BatchNorm2d(2, affine=False, device="meta")) == torch.device("meta")
+    assert device_of(nn.ReLU()) == torch.device("cpu")
+
+
+def test_the_data_folder_is_beside_the_package_or_inside_it():
+    assert data_dir().name in ("data", "_data") and data_dir().is_dir()
+
+
+def test_a_fingerprint_tells_networks_and_weights_apart():
+    one = net()
+    assert fingerprint(one) == fingerprint(copy.deepcopy(one).eval())
+    touched = copy.deepcopy(one)
+    touched[1].running_mean[2] += 1e-7
+    renamed = nn.Sequential(one[0], nn.Identity(), one[1])
+    reshaped = copy.deepcopy(one)
+    reshaped[0].weight.data = reshaped[0].weight.data.reshape(4, 9, 3, 1)
+    prints = {fingerprint(model) for model in (one, touched, renamed, reshaped)}
+    assert len(prints) == 4
