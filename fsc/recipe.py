@@ -1,0 +1,124 @@
+"""A student is its teacher, a recipe and weights: the recipe as data, and saving and loading without pickle."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fsc.graph import clone
+from fsc.runtime import fingerprint
+from fsc.surgery import slice_modules
+
+FORMAT = 1
+
+
+def recipe_of(student: nn.Module) -> list[dict[str, Any]]:
+    """The edits that made `student` from its teacher, first to last; empty for a net that is no student.
+
+    Each edit is plain data, {"edit": "prune_filters", "asked": {...}, "slices": {...}}: `slices` names the channels
+    kept of every module that was sliced, counted in the net that the edit started from.
+    """
+    return getattr(student, "fsc_recipe", {"edits": []})["edits"]
+
+
+def with_edit(student: nn.Module, source: nn.Module, edit: dict[str, Any]) -> nn.Module:
+    """Write on `student`, made from `source` by `edit`, how it came about; returns it."""
+    before = getattr(source, "fsc_recipe", None) or {"teacher": fingerprint(source), "edits": []}
+    student.fsc_recipe = {"teacher": before["teacher"], "edits": [*before["edits"], edit]}
+    return student
+
+
+def kept_channels(student: nn.Module, name: str, side: str = "out") -> Tensor | None:
+    """Which of the teacher's channels of module `name` the student still has, ascending; None if it has them all."""
+    kept: Tensor | None = None
+    for edit in recipe_of(student):
+        here = edit["slices"].get(name, {}).get(side)
+        if here is not None:
+            here = torch.tensor(here, dtype=torch.long)
+            kept = here if kept is None else kept[here]
+    return kept
+
+
+def save(student: nn.Module, path: str | os.PathLike) -> Path:
+    """Write recipe and weights into one safetensors file; no code, no pickle.
+
+    The file is complete or absent: it is written beside its place and moved there.
+
+    Raises:
+        ValueError: the net has no recipe, so nobody could rebuild it.
+        FileNotFoundError: the folder does not exist.
+    """
+    recipe = getattr(student, "fsc_recipe", None)
+    if recipe is None:
+        raise ValueError(
+            f"save: this {type(student).__name__} has no recipe, so it could not be rebuilt from its teacher.\n"
+            f"  Students of prune_filters have one. For any other net save its state_dict."
+        )
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"save: no folder {path.parent} to write {path.name} into.\n  Make it first.")
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in student.state_dict().items()}
+    text = json.dumps({"format": FORMAT, **recipe})
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    os.close(handle)
+    try:
+        save_file(tensors, beside, metadata={"fsc": text})
+        os.replace(beside, path)
+    finally:
+        Path(beside).unlink(missing_ok=True)
+    return path
+
+
+def load(path: str | os.PathLike, teacher: nn.Module) -> nn.Module:
+    """Rebuild a student that `save` wrote: a copy of `teacher`, the recipe's edits, the file's weights. In eval mode.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        ValueError: the file is damaged, was not written by `save`, or its recipe belongs to another teacher.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"load: no file {path}.\n  Write one with fsc.save(student, path).")
+    recipe, tensors = _read(path)
+    found = fingerprint(teacher)
+    if recipe["teacher"] != found:
+        raise ValueError(
+            f"load: the recipe in {path.name} was made for another teacher.\n"
+            f"  Asked for: teacher {recipe['teacher'][:12]}; given: a {type(teacher).__name__}, {found[:12]} "
+            f"(SHA-256 of names, shapes and weights).\n"
+            f"  Pass the very teacher that the student was made from, before any training of it."
+        )
+    student = clone(teacher)
+    for edit in recipe["edits"]:
+        slice_modules(student, edit["slices"])
+    student.load_state_dict(tensors)
+    student.fsc_recipe = recipe
+    return student.eval()
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError as err:
+        raise ValueError(
+            f"load: {path.name} ({path.stat().st_size} bytes) is damaged or no safetensors file: {err}.\n"
+            f"  Save the student again, or fetch the file again."
+        ) from err
+    if "fsc" not in metadata:
+        raise ValueError(f"load: {path.name} holds weights but no recipe.\n  Only files of fsc.save can be rebuilt.")
+    recipe = json.loads(metadata["fsc"])
+    version = recipe.pop("format", None)
+    if version != FORMAT:
+        raise ValueError(
+            f"load: {path.name} is of format {version}; this version of fsc reads format {FORMAT}.\n"
+            f"  Load it with the version that wrote it."
+        )
+    return recipe, tensors
