@@ -1,0 +1,121 @@
+"""The numbers that the project set itself, measured here and now: `make bench`.
+
+One more is one more function: give it @bench, and let it return its runs.
+"""
+
+import copy
+import functools
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision
+
+import fsc
+from fsc.nets import NETS
+
+SEED = 0
+
+
+class Bench(NamedTuple):
+    what: str
+    limit: float
+    unit: str
+    runs: Callable[[], list[float]]
+
+
+BENCHES: list[Bench] = []
+
+
+def bench(what: str, limit: float, unit: str):
+    """Enter a function in the table: it returns its runs in `unit`, whose median should be at most `limit`."""
+
+    def enter(runs: Callable[[], list[float]]):
+        BENCHES.append(Bench(what, limit, unit, runs))
+        return runs
+
+    return enter
+
+
+def seconds(work: Callable[[], object]) -> float:
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+@bench("import fsc, beyond torch", 0.5, "s")
+def import_beyond_torch():
+    program = "import torch, time; begin = time.perf_counter(); import fsc; print(time.perf_counter() - begin)"
+    here = Path(__file__).parent.parent
+    run = functools.partial(subprocess.run, [sys.executable, "-c", program], cwd=here, capture_output=True, check=True)
+    return [float(run().stdout) for _ in range(7)]
+
+
+@bench("prune ResNet-50 by half", 2.0, "s")
+def prune_resnet50():
+    teacher = torchvision.models.resnet50(weights=None).eval()
+    return [seconds(lambda: fsc.prune_filters(teacher, 0.5)) for _ in range(5)]
+
+
+@bench("fine-tuning step of ResNet-20, against a bare loop", 1.1, "x")
+def finetune_step():
+    """Against forward, backward and SGD step on one batch that lies ready, in the same memory format."""
+    net, images, labels = NETS["resnet20"](10), torch.randn(256, 3, 32, 32), torch.randint(10, (256,))
+    batch, wanted = images[:64].contiguous(memory_format=torch.channels_last), labels[:64]
+
+    def bare(steps):
+        model = copy.deepcopy(net).train().to(memory_format=torch.channels_last)
+        sgd = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-4)
+        for _ in range(steps):
+            sgd.zero_grad()
+            F.cross_entropy(model(batch), wanted).backward()
+            sgd.step()
+
+    def ours(steps):
+        fsc.finetune(net, net, images, labels, steps=steps, progress=lambda done, total: None)
+
+    bare(3), ours(3)
+    return [seconds(lambda: ours(12)) / seconds(lambda: bare(12)) for _ in range(9)]
+
+
+def row(entry: Bench) -> tuple[str, str, str, str]:
+    reach = f"at most {entry.limit:g} {entry.unit}"
+    torch.manual_seed(SEED)
+    try:
+        runs = entry.runs()
+    except Exception as err:  # one broken number must not hide the others
+        return entry.what, reach, "-", f"failed: {type(err).__name__}: {str(err).splitlines()[0]}"
+    q1, median, q3 = np.percentile(runs, [25, 50, 75])
+    measured = f"{median:.3g} {entry.unit} +- {(q3 - q1) / 2:.2g} (n={len(runs)})"
+    verdict = "reached" if median <= entry.limit else f"missed: {median / entry.limit:.2f} times that"
+    return entry.what, reach, measured, verdict
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def main() -> int:
+    line = "{:<52}{:<18}{:<32}{}".format
+    print(line("what", "reach", "measured", "verdict"))
+    rows = []
+    for entry in BENCHES:
+        rows.append(row(entry))
+        print(line(*rows[-1]), flush=True)
+    print(f"\nMedian of n runs +- half their interquartile range; seed {SEED}; {processor()}, "
+          f"{torch.get_num_threads()} CPU threads; Python {platform.python_version()}, torch {torch.__version__}.")
+    return int(any(verdict.startswith("failed") for *_, verdict in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
