@@ -1,0 +1,105 @@
+"""A button that does long work in a thread, tells how far it is, and can be stopped."""
+
+import html
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ipywidgets
+
+from fsc.runtime import Progress
+
+
+class Stopped(Exception):
+    """Stop was pressed: what `progress` raises inside the work."""
+
+
+class Work:
+    """Recompute, what it costs, Stop, and a bar while it runs.
+
+    The work runs in a thread, because a kernel handles one message at a time: in the button's own callback, Stop would
+    be heard when there is nothing left to stop.
+
+    Args:
+        do: progress -> result. It calls progress(done, total) after each step; that raises `Stopped` after Stop.
+        lock: called with True before the work and with False after it.
+        fail: called with what `do` raised, other than `Stopped`.
+    """
+
+    def __init__(self, do: Callable[[Progress], Any], *, lock: Callable[[bool], None], fail: Callable):
+        self.running = False
+        self._do, self._lock, self._fail = do, lock, fail
+        self._stop, self._thread, self._reported = threading.Event(), None, 0.0
+        self.button = new_button("Recompute", lambda _: self.start())
+        self.stop_button = new_button("Stop", lambda _: self.stop())
+        self.note, self.bar = ipywidgets.HTML(), ipywidgets.IntProgress(layout={"width": "160px"})
+        self.widgets = (self.button, self.note, self.stop_button, self.bar)
+        self._set_running(False)
+
+    def run(self) -> Any:
+        """Do it here and now; return what it returns, raise what it raises."""
+        if self.running:
+            raise RuntimeError("recompute: it is running already.\n  Stop it (panel.stop()), or wait (panel.wait()).")
+        self._stop.clear()
+        self._set_running(True)
+        return self._run()
+
+    def start(self) -> None:
+        """Do it in a thread. What it raises goes to `fail` alone."""
+        if not self.running:
+            self._stop.clear()
+            self._set_running(True)
+            self._thread = threading.Thread(target=self._run_quietly, daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """Let the work end at its next step."""
+        self._stop.set()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait for the thread, if there is one."""
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+    def say(self, text: str) -> None:
+        """Beside the button: what it costs, how far it is, that it was stopped."""
+        self.note.value = html.escape(text)
+
+    def _run(self) -> Any:
+        try:
+            return self._do(self._progress)
+        except Stopped:
+            self.say("stopped; nothing has changed")
+            raise
+        except BaseException as error:
+            self._fail(error)
+            raise
+        finally:
+            self._set_running(False)
+
+    def _run_quietly(self) -> None:
+        try:
+            self._run()
+        except Exception:  # `fail` has it
+            pass
+
+    def _progress(self, done: int, total: int) -> None:
+        if self._stop.is_set():
+            raise Stopped("recompute: Stop was pressed.")
+        if done == total or time.monotonic() - self._reported > 0.1:  # each report is a message to the browser
+            self._reported = time.monotonic()
+            self.bar.max, self.bar.value = total, done
+            self.say(f"{done} of {total}")
+
+    def _set_running(self, running: bool) -> None:
+        self.running = running
+        self.button.disabled, self.stop_button.disabled = running, not running
+        self.bar.value, self.bar.layout.display = 0, None if running else "none"
+        self._lock(running)
+
+
+def new_button(text: str, pressed: Callable) -> ipywidgets.Button:
+    button = ipywidgets.Button(description=text, layout={"width": "auto"})
+    button.on_click(pressed)
+    return button
