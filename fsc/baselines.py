@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsc.descent import descend
-from fsc.runtime import Progress, check_images, device_of, evaluating
+from fsc.runtime import Progress, check_fits, check_images, device_of, evaluating
 
 
 def finetune(
@@ -40,12 +40,14 @@ def finetune(
 
     Raises:
         TypeError: labels or images are not tensors of the right kind.
-        ValueError: labels that do not fit images or classes; teacher and student differ in classes; a single image.
+        ValueError: images the networks do not take; labels that do not fit images or classes; teacher and student
+            differ in classes; a single image.
         FloatingPointError: training diverged.
 
     >>> tuned = fsc.finetune(teacher, student, few.images, few.labels, steps=500)
     """
     check_images("finetune", images)
+    check_fits("finetune", images, teacher, student)
     device = device_of(teacher)
     trained = copy.deepcopy(student).to(device)
     _check_labels("finetune", labels, len(images), _classes("finetune", teacher, trained, images[:1].to(device)))

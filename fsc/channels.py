@@ -22,8 +22,8 @@ ELEMENTWISE_MODULES = (
 ELEMENTWISE = {
     F.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.mish, F.hardswish, F.hardsigmoid, F.hardtanh, F.sigmoid,
     F.tanh, F.softplus, F.dropout, F.dropout2d, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d,
-    F.adaptive_max_pool2d, F.interpolate, torch.relu, torch.sigmoid, torch.tanh, torch.clamp, torch.abs, torch.neg, torch.exp,
-    operator.neg,
+    F.adaptive_max_pool2d, F.interpolate, torch.relu, torch.sigmoid, torch.tanh, torch.clamp, torch.abs, torch.neg,
+    torch.exp, operator.neg,
     "relu", "relu_", "sigmoid", "tanh", "clamp", "contiguous", "clone", "detach", "float", "to", "abs", "neg", "exp",
 }  # fmt: skip
 ADDS = {operator.add, operator.iadd, operator.sub, operator.isub, torch.add, torch.sub, "add", "add_", "sub", "sub_"}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fsc.runtime import Progress, check_images, device_of, evaluating, track
+from fsc.runtime import Progress, check_fits, check_images, device_of, evaluating, track
 from fsc.speed import latency, one_device
 from fsc.tasks import Images, Task
 
@@ -75,6 +75,7 @@ def cost(model: nn.Module, example: Tensor) -> Cost:
     Cost(params=269722, macs=40551040)
     """
     check_images("cost", example)
+    check_fits("cost", example, model)
     with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(example[:1].to(device_of(model)))
     return Cost(sum(p.numel() for p in model.parameters()), counter.get_total_flops() // 2)
@@ -142,6 +143,8 @@ def _top(
     with evaluating(*models), torch.no_grad():
         for _, (batch, labels) in zip(steps, images.batches(batch_size), strict=False):
             check_images(who, batch)
+            if not tops[0]:
+                check_fits(who, batch, *models)
             outputs = [model(batch.to(device_of(model))) for model in models]      # (n, classes) each
             for output in outputs:
                 _check_output(who, output, len(batch), labels, k)

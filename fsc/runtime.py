@@ -134,6 +134,25 @@ def check_images(who: str, images: Tensor) -> None:
         )
 
 
+def check_fits(who: str, images: Tensor, *models: nn.Module) -> None:
+    """Refuse images that one of the networks does not take, by trying the first one.
+
+    Raises:
+        ValueError: wrong number of channels, wrong size; says what the network said.
+    """
+    with torch.no_grad(), evaluating(*models):
+        for model in models:
+            try:
+                model(images[:1].to(device_of(model)))
+            except RuntimeError as err:
+                reason = next(iter(str(err).strip().splitlines()), repr(err))
+                raise ValueError(
+                    f"{who}: this {type(model).__name__} does not take images of shape {tuple(images.shape)}.\n"
+                    f"  It says: {reason}\n"
+                    f"  Pass images of the task that the network was trained for."
+                ) from err
+
+
 def fingerprint(model: nn.Module) -> str:
     """SHA-256 over the names, shapes and bytes of all parameters and buffers: which network, with which weights."""
     digest = hashlib.sha256()

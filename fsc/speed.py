@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from fsc.runtime import Progress, check_images, device_of, evaluating, track
+from fsc.runtime import Progress, check_fits, check_images, device_of, evaluating, track
 
 CONFIDENCE = 0.95
 SAME = 0.02     # copies of one network differ by about this much, by where their weights happen to lie in memory
@@ -66,7 +66,11 @@ def latency(
     times = np.empty((rounds, len(models)))                                        # (rounds, models), ms
     with _cpu_threads(threads), _no_garbage_collection(), evaluating(*models.values()), torch.no_grad():
         used = torch.get_num_threads()
-        timings = [_timing(model, batch, warmup) for model in models.values()]
+        try:
+            timings = [_timing(model, batch, warmup) for model in models.values()]
+        except RuntimeError:
+            check_fits("latency", example, *models.values())
+            raise
         for r in track(rounds, "latency", progress):
             for m in torch.randperm(len(timings), generator=order).tolist():
                 times[r, m] = timings[m]()

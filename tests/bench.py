@@ -5,6 +5,7 @@ One more is one more function: give it @bench, and let it return its runs.
 
 import copy
 import functools
+import itertools
 import platform
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -83,6 +85,23 @@ def finetune_step():
 
     bare(3), ours(3)
     return [seconds(lambda: ours(12)) / seconds(lambda: bare(12)) for _ in range(9)]
+
+
+@bench("a knob of a panel, first visit", 200, "ms")
+def knob():
+    """Every setting of a panel over the stored study, each for the first time: look up, draw, encode."""
+    table = pd.read_csv(fsc.data_dir() / "studies" / "few_samples.csv", comment="#").query("task == 'shapes'")
+    repaired = table[table.samples.notna()]
+    knobs = {"samples": sorted(repaired.samples.unique()), "ratio": sorted(repaired.ratio.unique())}
+    draw = functools.partial(draw_curves, table)
+    panel = fsc.widgets.Panel(knobs, look_up=dict, draw=draw, draws=sorted(repaired.seed.unique()))
+    settings = [dict(zip(("samples", "ratio", "draw"), values, strict=True))
+                for values in itertools.product(*knobs.values(), (None, *panel.draws))]
+    return [1000 * seconds(functools.partial(panel.set, **setting)) for setting in settings[1:]]
+
+
+def draw_curves(table, state):
+    return fsc.plots.accuracy_by_samples(table, **state)
 
 
 def row(entry: Bench) -> tuple[str, str, str, str]:

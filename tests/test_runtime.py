@@ -158,3 +158,10 @@ def test_a_fingerprint_tells_networks_and_weights_apart():
     reshaped[0].weight.data = reshaped[0].weight.data.reshape(4, 9, 3, 1)
     prints = {fingerprint(model) for model in (one, touched, renamed, reshaped)}
     assert len(prints) == 4
+
+
+def test_images_that_a_network_does_not_take_are_refused_with_what_it_said():
+    net = torch.nn.Conv2d(3, 4, 3).train()
+    with pytest.raises(ValueError, match=r"mir: this Conv2d does not take images of shape \(2, 1, 8, 8\)") as caught:
+        runtime.check_fits("mir", torch.zeros(2, 1, 8, 8), net)
+    assert "expected input" in str(caught.value) and net.training

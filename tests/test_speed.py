@@ -143,7 +143,7 @@ def test_threads_garbage_collection_and_modes_are_set_while_timing_and_given_bac
 def test_twice_the_work_is_slower_on_the_real_clock():
     conv = nn.Conv2d(32, 32, 3, padding=1)
     table = latency({"once": conv, "twice": nn.Sequential(conv, conv)}, torch.randn(1, 32, 32, 32), threads=1, **QUIET)
-    assert table.verdict["twice"].startswith("slower") and 1.5 < table.ratio["twice"] < 2.7
+    assert table.verdict["twice"].startswith("slower")  # by how much: with the clock that is faked, above
 
 
 def test_latency_reports_each_round_and_stops_where_told(clock):
@@ -188,3 +188,8 @@ def test_latency_on_a_gpu_waits_for_the_work_to_be_done():
     table = latency({"one": one, "many": many}, torch.randn(32, 256, 56, 56), rounds=10, **QUIET)
     assert 5 < table.ratio["many"] < 11
     assert torch.cuda.get_device_name() in table.attrs["measured"]
+
+
+def test_a_batch_that_a_network_does_not_take_is_refused_in_words():
+    with pytest.raises(ValueError, match=r"latency: this Conv2d does not take images of shape \(1, 1, 8, 8\)"):
+        latency({"a": nn.Conv2d(3, 4, 3)}, torch.zeros(1, 1, 8, 8))

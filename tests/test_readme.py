@@ -1,0 +1,65 @@
+"""The READMEs: their tables are those of the stored measurements and files, and their ten lines run."""
+
+import hashlib
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+import fsc
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [ROOT / "README.md", ROOT / "data" / "README.md"]
+
+
+def script(name: str):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "data" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_table_of_difficulty_is_that_of_the_stored_rows(page):
+    assert script("measure_few_samples").table() in page.read_text()
+
+
+def test_the_embedded_data_shows_what_photographs_show():
+    """Half the filters cost tens of points, 50 images do not bring them back, 500 bring more (means of 5 draws)."""
+    import pandas as pd
+
+    rows = pd.read_csv(script("measure_few_samples").STORE, comment="#")
+    for name in ("shapes", "cifar10"):
+        part = rows[(rows.task == name) & (rows.ratio.isna() | (rows.ratio == 0.5))]
+        mean = {m: part[part.method == m].accuracy.mean() for m in ("teacher", "none")}
+        tuned = part[part.method == "finetune"].groupby("samples").accuracy
+        assert tuned.count()[50] == tuned.count()[500] == 5
+        assert mean["none"] < mean["teacher"] - 0.4, name
+        assert tuned.mean()[50] < mean["teacher"] - 0.15, name
+        assert tuned.mean()[50] + 0.05 < tuned.mean()[500] < mean["teacher"], name
+
+
+def test_the_teachers_are_listed_as_they_score():
+    page = PAGES[1].read_text()
+    test = fsc.load_task("shapes").test
+    for path in sorted((ROOT / "data" / "teachers").glob("*.safetensors")):
+        row = re.search(rf"^\| {path.stem} \| ([\d,]+) \| ([\d.]+) % \| `(\w+)` \|", page, re.MULTILINE)
+        assert row, f"data/README.md has no row for {path.stem}"
+        net = fsc.load_teacher(path.stem, fsc.load_task("shapes"))
+        assert int(row[1].replace(",", "")) == sum(p.numel() for p in net.parameters())
+        assert abs(float(row[2]) / 100 - fsc.accuracy(net, test)) < 0.003  # another CPU's rounding may flip a few
+        assert hashlib.sha256(path.read_bytes()).hexdigest().startswith(row[3])
+
+
+def test_the_ten_lines_run_as_they_stand(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code = re.search(r"## Ten lines\n\n```python\n(.*?)```", PAGES[0].read_text(), re.DOTALL)[1]
+    exec(compile(code.replace("steps=200", "steps=3"), "README.md", "exec"), {})
+    assert "fine-tuned" in capsys.readouterr().out and (tmp_path / "student.safetensors").exists()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_to_files_lead_somewhere(page):
+    for target in re.findall(r"\]\((?!https?://)([^)#]+)", page.read_text()):
+        assert (page.parent / target).exists(), target
