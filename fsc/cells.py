@@ -7,7 +7,7 @@ from torch import nn
 
 from fsc.channels import Channels, Port
 
-TIED = "an add, a concatenation or the classifier ties its channels; coupled=True prunes such"
+TIED = "an add, a concatenation or the classifier ties its channels; coupled=True prunes most of these"
 
 
 @dataclass
@@ -52,10 +52,10 @@ def why_kept(channels: Channels, *, coupled: bool) -> dict[str, str]:
             continue
         labels = port.labels.tolist()
         pins = [channels.pinned[label] for label in labels if label in channels.pinned]
-        if pins:
-            reasons[port.name] = pins[0]
-        elif not coupled and channels.joined.intersection(labels):
+        if not coupled and channels.joined.intersection(labels):
             reasons[port.name] = TIED
+        elif pins:
+            reasons[port.name] = pins[0]
     return reasons
 
 

@@ -6,6 +6,7 @@ channels one by one *pins* the labels that enter it, with the reason. No archite
 """
 
 import operator
+from collections import defaultdict
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,22 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-ELEMENTWISE_MODULES = (
-    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.CELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardsigmoid,
-    nn.Hardtanh, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Identity, nn.Upsample,
-    nn.modules.dropout._DropoutNd, nn.modules.pooling._MaxPoolNd, nn.modules.pooling._AvgPoolNd,
-    nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd,
-)
-ELEMENTWISE = {
-    F.relu, F.relu6, F.leaky_relu, F.elu, F.gelu, F.silu, F.mish, F.hardswish, F.hardsigmoid, F.hardtanh, F.sigmoid,
-    F.tanh, F.softplus, F.dropout, F.dropout2d, F.max_pool2d, F.avg_pool2d, F.adaptive_avg_pool2d,
-    F.adaptive_max_pool2d, F.interpolate, torch.relu, torch.sigmoid, torch.tanh, torch.clamp, torch.abs, torch.neg,
-    torch.exp, operator.neg,
-    "relu", "relu_", "sigmoid", "tanh", "clamp", "contiguous", "clone", "detach", "float", "to", "abs", "neg", "exp",
-}  # fmt: skip
-ADDS = {operator.add, operator.iadd, operator.sub, operator.isub, torch.add, torch.sub, "add", "add_", "sub", "sub_"}
-PRODUCTS = {operator.mul, operator.imul, operator.truediv, torch.mul, torch.div, "mul", "mul_", "div", "div_"}
-SHAPE_READS = {"size", "dim", getattr}
+from fsc import operations
+from fsc.operations import ADDS, PRODUCTS
+
+OUTPUT = "it is the network's output"
 
 
 @dataclass
@@ -58,11 +47,13 @@ class Channels:
         ports: every module side that must be sliced when a label goes, in the order of execution.
         pinned: label -> why it must stay.
         joined: labels that an add or a concatenation touches, or that a Linear reads: not a block's own business.
+        behind: conv -> the BatchNorm that reads it.
     """
 
     ports: list[Port] = field(default_factory=list)
     pinned: dict[int, str] = field(default_factory=dict)
     joined: set[int] = field(default_factory=set)
+    behind: dict[str, nn.Module] = field(default_factory=dict)
 
 
 def follow_channels(graph: fx.GraphModule) -> Channels:
@@ -77,6 +68,10 @@ class _Follower:
         self.parent: list[int] = []
         self.found = Channels()
         self.first_seen: dict[str, tuple[Lane, Lane]] = {}
+        self.owners: dict[int, list[str]] = defaultdict(list)  # id of a parameter -> the modules that hold it
+        for name, module in graph.named_modules():
+            for parameter in module.parameters(recurse=False):
+                self.owners[id(parameter)].append(name)
 
     def run(self) -> Channels:
         for node in self.graph.graph.nodes:
@@ -87,9 +82,7 @@ class _Follower:
         pinned = {}
         for label, why in raw.pinned.items():
             pinned.setdefault(int(root[label]), why)
-        return Channels(ports, pinned, {int(root[label]) for label in raw.joined})
-
-    # -- labels ---------------------------------------------------------------------------------------------------
+        return Channels(ports, pinned, {int(root[label]) for label in raw.joined}, raw.behind)
 
     def new(self, count: int, axis: int = 1) -> Lane:
         start = len(self.parent)
@@ -114,21 +107,20 @@ class _Follower:
     def join(self, lane: Lane) -> None:
         self.found.joined.update(lane.labels.tolist())
 
-    # -- nodes ----------------------------------------------------------------------------------------------------
-
     def visit(self, node: fx.Node) -> None:
         lanes = [self.lanes[n] for n in node.all_input_nodes if n in self.lanes]
         shape = node.meta.get("shape")
         if node.op == "output":
             for lane in lanes:
-                self.pin(lane, "it is the network's output")
+                self.pin(lane, OUTPUT)
         elif node.op == "placeholder":
-            self.lanes[node] = self.fresh(shape, "it is the network's input")
+            if shape is not None:  # an option left at its default is no tensor
+                self.lanes[node] = self.fresh(shape, "it is the network's input")
         elif node.op == "get_attr":
             if shape is not None and len(shape) > 0:
                 self.lanes[node] = self.fresh(shape, f"the parameter {node.target} is as wide", axis=0)
         elif shape is None:  # a size, a split into several tensors, an assertion
-            if node.target not in SHAPE_READS:
+            if node.target not in operations.SHAPE_READS:
                 self.refuse(node, lanes)
         else:
             lane = self.module(node, lanes) if node.op == "call_module" else self.function(node, lanes)
@@ -155,22 +147,25 @@ class _Follower:
         if len(lanes) != 1:
             return None
         (lane,) = lanes
-        if isinstance(module, ELEMENTWISE_MODULES):
+        if operations.hands_channels_on(module, lane.axis):
             return lane
         if isinstance(module, nn.Flatten):
             return self.reshape(node, lane)
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and lane.axis == 1:
             out = lane
+            source = _positional(node, 0, "input")
+            if source.op == "call_module":
+                self.found.behind.setdefault(source.target, module)
         elif isinstance(module, nn.Conv2d) and lane.axis == 1:
             out = self.conv_out(module, lane)
-        elif isinstance(module, nn.Linear) and lane.axis == len(node.args[0].meta["shape"]) - 1:
+        elif isinstance(module, nn.Linear) and lane.axis == len(_positional(node, 0, "input").meta["shape"]) - 1:
             out = self.new(module.out_features, lane.axis)
             self.join(lane)
         else:
             return None
-        if hasattr(module, "parametrizations"):
-            self.pin(lane, f"{node.target} computes its weight (a parametrization)")
-            self.pin(out, f"{node.target} computes its weight (a parametrization)")
+        if why := self.why_uncut(node.target, module):
+            self.pin(lane, why)
+            self.pin(out, why)
         if node.target in self.first_seen:  # called twice: both calls must agree
             before_in, before_out = self.first_seen[node.target]
             self.unite(before_in.labels, lane.labels)
@@ -183,17 +178,26 @@ class _Follower:
         self.found.ports.append(Port(node.target, module, "out", out.labels, makes))
         return out
 
+    def why_uncut(self, name: str, module: nn.Module) -> str | None:
+        """Why this module's own weights cannot be sliced, if they cannot."""
+        if "weight" not in module._parameters:
+            return f"{name} computes its weight anew in each pass (a parametrization or mask)"
+        others = [other for parameter in module.parameters() for other in self.owners[id(parameter)] if other != name]
+        return f"{name} shares a weight with {others[0]}" if others else None
+
     def conv_out(self, conv: nn.Conv2d, lane: Lane) -> Lane:
         if _depthwise(conv):
             return Lane(lane.labels.repeat(conv.out_channels // conv.in_channels), 1)
         return self.new(conv.out_channels)
 
-    # -- functions and methods ------------------------------------------------------------------------------------
-
     def function(self, node: fx.Node, lanes: list[Lane]) -> Lane | None:
         target = node.target
-        if target in ELEMENTWISE or getattr(target, "__name__", "") == "stochastic_depth":
+        if not lanes:
+            return None
+        if target in operations.ELEMENTWISE or getattr(target, "__name__", "") == "stochastic_depth":
             return lanes[0] if len(lanes) == 1 else None
+        if target in operations.SPATIAL:
+            return lanes[0] if len(lanes) == 1 and lanes[0].axis == 1 else None
         if target in ADDS | PRODUCTS:
             return self.pointwise(node, lanes, adds=target in ADDS)
         if target in (torch.cat, torch.concat):
@@ -216,15 +220,18 @@ class _Follower:
             return lanes[0] if keeps else None
         if target is F.pad:
             padding = _positional(node, 1, "pad")
-            untouched = lanes[0].axis < len(node.args[0].meta["shape"]) - len(padding) // 2
+            untouched = lanes[0].axis < len(_positional(node, 0, "input").meta["shape"]) - len(padding) // 2
             return lanes[0] if untouched else None
         return None
 
     def pointwise(self, node: fx.Node, lanes: list[Lane], *, adds: bool) -> Lane | None:
         if len(lanes) == 1 and len(node.all_input_nodes) == 1:
-            if adds and node.args[0] is node.args[1]:
+            if adds and [*node.args, *node.kwargs.values()].count(node.all_input_nodes[0]) > 1:
                 self.join(lanes[0])
             return lanes[0]
+        tensors = [n for n in node.all_input_nodes if n.op != "get_attr" or np.prod(n.meta["shape"]) > 1]
+        if len(tensors) == 1:  # the rest are single learned numbers
+            return self.lanes.get(tensors[0])
         nodes = [n for n in node.all_input_nodes if n in self.lanes]
         rank = len(node.meta["shape"])
         wide = [(n, lane) for n, lane in zip(nodes, lanes, strict=True) if len(n.meta["shape"]) == rank]
@@ -244,7 +251,7 @@ class _Follower:
         return broad
 
     def concatenate(self, node: fx.Node, lanes: list[Lane]) -> Lane | None:
-        parts = node.args[0]
+        parts = _positional(node, 0, "tensors")
         axis = _positional(node, 1, "dim", 0)
         lanes = [self.lanes[n] for n in parts if n in self.lanes] if isinstance(parts, list | tuple) else []
         if not lanes or len(lanes) != len(parts) or any(lane.axis != axis % len(node.meta["shape"]) for lane in lanes):
@@ -255,7 +262,7 @@ class _Follower:
 
     def reshape(self, node: fx.Node, lane: Lane) -> Lane | None:
         """(N, C, ...) to (N, C, ...) keeps the labels; (N, C, H, W) to (N, C H W) repeats each for its H W pixels."""
-        before, after = node.args[0].meta["shape"], node.meta["shape"]
+        before, after = _positional(node, 0, "input").meta["shape"], node.meta["shape"]
         if lane.axis != 1 or len(after) < 2 or before[0] != after[0]:
             return None
         if after[1] == before[1]:
@@ -266,7 +273,7 @@ class _Follower:
 
     def reduce(self, node: fx.Node, lane: Lane) -> Lane | None:
         dims = _positional(node, 1, "dim")
-        rank = len(node.args[0].meta["shape"])
+        rank = len(_positional(node, 0, "input").meta["shape"])
         if dims is None:
             return None
         dims = {d % rank for d in (dims if isinstance(dims, tuple | list) else (dims,))}

@@ -27,7 +27,7 @@ def bn_scale(conv: nn.Conv2d, bn: nn.Module | None) -> Tensor:
     """|gamma| of the BatchNorm behind the conv (Liu et al. 2017)."""
     if bn is None or bn.weight is None:
         raise ValueError(
-            'prune_filters: criterion "bn" ranks by the scale of the BatchNorm right behind a conv; one has none.\n'
+            f'prune_filters: criterion "bn" ranks by the BatchNorm right behind a conv; {conv} has none.\n'
             '  Use criterion="l1", or give only convs with BatchNorm a ratio.'
         )
     return bn.weight.abs()
@@ -47,7 +47,7 @@ def scorer(criterion: str | Criterion, channels: Channels, *, seed: int) -> Call
     if criterion == "random":
         rng = torch.Generator().manual_seed(seed)
         return lambda cell: torch.rand(len(cell.labels), generator=rng, dtype=torch.float64)
-    if not callable(criterion) and criterion not in CRITERIA:
+    if not callable(criterion) and (not isinstance(criterion, str) or criterion not in CRITERIA):
         names = ", ".join(f'"{name}"' for name in [*CRITERIA, "random"])
         raise ValueError(
             f"prune_filters: unknown criterion {criterion!r}.\n"
@@ -59,12 +59,11 @@ def scorer(criterion: str | Criterion, channels: Channels, *, seed: int) -> Call
         if port.side == "out" and isinstance(port.module, nn.Conv2d):
             for place, label in enumerate(port.labels.tolist()):
                 places[label].append((port, place))
-    norms = {tuple(p.labels): p.module for p in channels.ports if isinstance(p.module, nn.modules.batchnorm._BatchNorm)}
     known: dict[str, Tensor] = {}
 
     def of(port: Port) -> Tensor:
         if port.name not in known:
-            known[port.name] = _checked(rate(port.module, norms.get(tuple(port.labels))), port)
+            known[port.name] = _checked(rate(port.module, channels.behind.get(port.name)), port)
         return known[port.name]
 
     def score(cell: Cell) -> Tensor:
@@ -76,7 +75,9 @@ def scorer(criterion: str | Criterion, channels: Channels, *, seed: int) -> Call
 def _checked(scores: Tensor, port: Port) -> Tensor:
     filters = port.module.out_channels
     if not isinstance(scores, Tensor) or scores.shape != (filters,) or not scores.isfinite().all():
-        found = f"shape {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+        found = f"a tensor {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
+        if isinstance(scores, Tensor) and scores.shape == (filters,):
+            found = "NaN or infinity"
         raise ValueError(
             f"prune_filters: the criterion gave {found} for {port.name}; asked for {filters} finite scores.\n"
             f"  It is called as criterion(conv, bn) and returns a tensor (C_out,)."

@@ -1,6 +1,7 @@
 """Filter pruning: in every conv remove the filters that rank lowest, and slice whatever else they touch."""
 
 import difflib
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fsc.cells import Cell, find_cells, why_kept
-from fsc.channels import Channels, follow_channels
+from fsc.cells import TIED, Cell, find_cells, why_kept
+from fsc.channels import OUTPUT, Channels, follow_channels
 from fsc.criteria import Criterion, scorer
 from fsc.graph import clone, trace, unused_modules
 from fsc.recipe import with_edit
-from fsc.runtime import device_of, evaluating
-from fsc.surgery import slice_modules
+from fsc.runtime import check_images, device_of
+from fsc.surgery import Slices, slice_modules
 
 Ratio = float | Mapping[str, float]
 
@@ -57,11 +58,15 @@ def prune_filters(
         NotTraceable: `torch.fx` cannot follow the net.
         NotExact: the student is not the teacher without these channels.
 
+    Warns of convs that stay whole although nothing ties them, and of modules that the forward never came by.
+
     >>> student = prune_filters(teacher, 0.5)
     >>> recipe_of(student)[0]["slices"]["layer1.0.conv1"]["out"]
     [0, 3, 4, 7, 9, 10, 12, 15]
     """
-    _check_ratio(ratio)
+    ratio = _checked_ratio(ratio)
+    if example is not None:
+        check_images("prune_filters", example)
     graph = trace(teacher, example)
     channels = follow_channels(graph)
     cells = find_cells(channels, coupled=coupled)
@@ -69,15 +74,13 @@ def prune_filters(
     removed = _choose(cells, shares, scorer(criterion, channels, seed=seed))
     slices = _slices(channels, removed)
     student = clone(teacher).eval()
-    slice_modules(student, slices)
-    _check_exact(teacher, student, channels, removed, graph.meta["example"])
-    if coupled:
-        _tell_what_stays(channels, unused_modules(teacher, graph))
+    _slice_exactly(student, slices, channels, removed, graph.meta["example"])
+    _tell_what_stays(channels, unused_modules(teacher, graph), coupled)
     asked = {
-        "ratio": dict(ratio) if isinstance(ratio, Mapping) else ratio,
+        "ratio": ratio,
         "criterion": criterion if isinstance(criterion, str) else getattr(criterion, "__name__", "function"),
-        "coupled": coupled,
-        "seed": seed,
+        "coupled": bool(coupled),
+        "seed": int(seed),
     }
     return with_edit(student, teacher, {"edit": "prune_filters", "asked": asked, "slices": slices})
 
@@ -90,14 +93,28 @@ def prunable_layers(teacher: nn.Module, *, coupled: bool = False, example: Tenso
     return counts
 
 
-def _check_ratio(ratio: Ratio) -> None:
-    for name, value in ratio.items() if isinstance(ratio, Mapping) else [("*", ratio)]:
-        if isinstance(value, bool) or not isinstance(value, float | int) or not 0 < value < 1:
-            of = "" if name == "*" else f" for {name}"
+def _checked_ratio(ratio: Ratio) -> Ratio:
+    """The ratio as plain floats, all inside (0, 1)."""
+    if isinstance(ratio, Mapping):
+        if not ratio:
             raise ValueError(
-                f"prune_filters: ratio {value!r}{of} is not inside (0, 1).\n"
-                f"  It is the share of filters to remove: 0.5 removes half of them."
+                'prune_filters: the ratio {} names no conv.\n  Name some: {"layer1.0.conv1": 0.5}, or "*" for all.'
             )
+        return {str(name): _checked_share(share, f" for {name}") for name, share in ratio.items()}
+    return _checked_share(ratio, "")
+
+
+def _checked_share(share: float, of: str) -> float:
+    try:
+        plain = math.nan if isinstance(share, str | bool) else float(share)
+    except (TypeError, ValueError):
+        plain = math.nan
+    if not 0 < plain < 1:
+        raise ValueError(
+            f"prune_filters: ratio {share!r}{of} is not inside (0, 1).\n"
+            f"  It is the share of filters to remove: 0.5 removes half of them."
+        )
+    return plain
 
 
 def _shares(cells: list[Cell], ratio: Ratio, channels: Channels, teacher: nn.Module, coupled: bool) -> list[float]:
@@ -143,8 +160,10 @@ def _choose(cells: list[Cell], shares: list[float], score: Callable[[Cell], Tens
             raise ValueError(
                 f"prune_filters: ratio {share:g} leaves {name} with 0 of {size} filters.\n"
                 f"  Every layer (every group of a grouped conv) must keep at least 1 filter.\n"
-                f"  Use a smaller ratio, or give this layer its own: "
-                f'ratio={{"{name}": {(size - 1) / size:.2g}, "*": {share:g}}}.'
+                f"  Use a smaller ratio" + (
+                    f', or give this layer its own: ratio={{"{name}": {(size - 1) / size:.4g}, "*": {share:g}}}.'
+                    if size > 1 else ", or a dict that does not name this layer."
+                )
             )
         if share and not gone:
             whole[name] = size
@@ -161,16 +180,17 @@ def _choose(cells: list[Cell], shares: list[float], score: Callable[[Cell], Tens
     return np.array(removed)
 
 
-def _tell_what_stays(channels: Channels, unused: list[str]) -> None:
-    """Of a coupled pruning, say which convs kept channels all the same, and why."""
+def _tell_what_stays(channels: Channels, unused: list[str], coupled: bool) -> None:
+    """Say which convs keep channels that were asked for, and why, and what the eval-mode forward never came by."""
     kept: dict[str, list[str]] = {}
-    for name, why in why_kept(channels, coupled=True).items():
-        kept.setdefault(why, []).append(name)
+    for name, why in why_kept(channels, coupled=coupled).items():
+        if why not in (TIED, OUTPUT):
+            kept.setdefault(why, []).append(name)
     if unused:
-        kept["nothing uses them in eval mode"] = unused
+        kept["the forward does not use them in eval mode"] = unused
     if kept:
         lines = [f"  {', '.join(names)}: {why}." for why, names in kept.items()]
-        warnings.warn("prune_filters: coupled=True, yet these stay as they are:\n" + "\n".join(lines), stacklevel=3)
+        warnings.warn("prune_filters: these stay as they are:\n" + "\n".join(lines), stacklevel=3)
 
 
 def _slices(channels: Channels, removed: np.ndarray) -> dict[str, dict[str, list[int]]]:
@@ -182,38 +202,53 @@ def _slices(channels: Channels, removed: np.ndarray) -> dict[str, dict[str, list
     return slices
 
 
-def _check_exact(
-    teacher: nn.Module, student: nn.Module, channels: Channels, removed: np.ndarray, example: Tensor
+def _slice_exactly(
+    net: nn.Module, slices: Slices, channels: Channels, removed: np.ndarray, example: Tensor
 ) -> None:
-    """The student must compute what the teacher computes when every reader of a removed channel sees zero there."""
-    x = example.to(device_of(teacher))
-    with torch.no_grad(), evaluating(teacher), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        with _blind(channels, removed):
-            expected = teacher(x)
+    """Slice `net`: it must go on computing what it computes when every reader of a removed channel sees zero there."""
+    x, kind = example.to(device_of(net)), type(net).__name__
+    no_tf32, no_autocast = torch.backends.cudnn.flags(allow_tf32=False), torch.autocast(x.device.type, enabled=False)
+    with torch.no_grad(), no_tf32, no_autocast:
+        with _blind(net, channels, removed):
+            expected = net(x)
+        slice_modules(net, slices)
         try:
-            found = student(x)
+            found = net(x)
         except RuntimeError as err:
             raise NotExact(
-                f"prune_filters: {type(teacher).__name__} does not run without these channels: {err}\n"
+                f"prune_filters: {kind} does not run without these channels: {err}\n"
                 f"  Its forward counts on fixed numbers of channels; name the layers to prune with ratio={{...}}."
             ) from err
-    error = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-12))
-    if not error <= 1e-4:  # float32 rounding over a deep net stays near 1e-6
+    size = float(expected.abs().max())
+    if not math.isfinite(size):
+        raise ValueError(
+            f"prune_filters: on a random image the outputs of {kind} are not finite.\n"
+            f"  Look for NaN or infinity in its weights and in BatchNorm's statistics: did its training diverge?"
+        )
+    if size == 0:
+        warnings.warn(
+            f"prune_filters: all outputs of {kind} are 0 (an untrained head?), so the slice could not be checked.",
+            stacklevel=3,
+        )
+    error = float((found - expected).abs().max()) / max(size, 1e-12)
+    # Rounding over a deep net stays near 1e-6 in float32; half precision has coarser steps.
+    if not error <= max(1e-4, 8 * torch.finfo(found.dtype).eps):
         raise NotExact(
-            f"prune_filters: the sliced {type(teacher).__name__} differs from the one with zeroed channels "
+            f"prune_filters: the sliced {kind} differs from the one with zeroed channels "
             f"(relative error {error:.1e}).\n  Something in its forward treats channels in a way that fsc does not see."
         )
 
 
 @contextmanager
-def _blind(channels: Channels, removed: np.ndarray) -> Iterator[None]:
+def _blind(net: nn.Module, channels: Channels, removed: np.ndarray) -> Iterator[None]:
     """While it lasts, modules that read a removed channel read zeros there."""
     handles = []
     for port in channels.ports:
         stays = torch.from_numpy(~np.isin(port.labels, removed))
         if port.side == "in" and not stays.all():
             mask = stays.view(-1, 1, 1) if isinstance(port.module, nn.Conv2d) else stays
-            handles.append(port.module.register_forward_pre_hook(partial(_hide, mask)))
+            reader = net.get_submodule(port.name)
+            handles.append(reader.register_forward_pre_hook(partial(_hide, mask), with_kwargs=True))
     try:
         yield
     finally:
@@ -221,5 +256,6 @@ def _blind(channels: Channels, removed: np.ndarray) -> Iterator[None]:
             handle.remove()
 
 
-def _hide(mask: Tensor, module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-    return (args[0] * mask.to(args[0]),)
+def _hide(mask: Tensor, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple[Tensor], dict]:
+    x = args[0] if args else kwargs["input"]
+    return (x * mask.to(x),), {}

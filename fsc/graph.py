@@ -1,12 +1,16 @@
 """What follows what: a network as a `torch.fx` graph in which every tensor knows its shape."""
 
 import copy
+import inspect
+import threading
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
 from fsc.runtime import device_of, evaluating
+
+_ONE_AT_A_TIME = threading.Lock()
 
 SIZES = (32, 64, 224, 299, 28, 96, 128, 256, 16)
 """Sides of the square images tried, in this order, where no example is given: the small ones first, they cost least."""
@@ -28,6 +32,9 @@ def trace(net: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
     Raises:
         NotTraceable: control flow that depends on values, several inputs, or no image size that the net takes.
     """
+    if not isinstance(net, nn.Module):
+        found = type(net).__name__ if not isinstance(net, type) else f"the class {net.__name__}"
+        raise TypeError(f"trace: asked for a network, got {found}.\n  Pass an nn.Module, such as load_teacher returns.")
     with evaluating(net):
         graph = _trace(net)
         inputs = [example] if example is not None else _guesses(net, graph)
@@ -49,8 +56,14 @@ def trace(net: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
 
 def _trace(net: nn.Module) -> fx.GraphModule:
     tracer = _Tracer()
+    before = [(module, dict(vars(module))) for module in net.modules()]
     try:
-        graph = tracer.trace(net)
+        with _ONE_AT_A_TIME:
+            graph = tracer.trace(net, _options(net))
+        _check_ends(net, graph)
+        return fx.GraphModule(net, graph)
+    except NotTraceable:
+        raise
     except Exception as err:  # fx raises many kinds: TraceError, TypeError from a proxy in a bool, ...
         place = tracer.where or f"the forward of {type(net).__name__} itself"
         raise NotTraceable(
@@ -58,6 +71,19 @@ def _trace(net: nn.Module) -> fx.GraphModule:
             f"  {type(err).__name__}: {_first_line(err)}\n"
             f"  Decisions must not depend on tensor values there; write that module without them."
         ) from err
+    finally:  # fx leaves constants on the net, and a forward that keeps a tensor has kept a proxy
+        for module, attributes in before:
+            vars(module).clear()
+            vars(module).update(attributes)
+
+
+def _options(net: nn.Module) -> dict[str, Any] | None:
+    """The arguments of its forward, after the first, that have a default: they stay at it."""
+    parameters = list(inspect.signature(net.forward).parameters.values())
+    return {p.name: p.default for p in parameters[1:] if p.default is not p.empty} or None
+
+
+def _check_ends(net: nn.Module, graph: fx.Graph) -> None:
     inputs = [node for node in graph.nodes if node.op == "placeholder" and not node.args]
     if len(inputs) != 1:
         names = ", ".join(node.name for node in inputs) or "none"
@@ -72,15 +98,33 @@ def _trace(net: nn.Module) -> fx.GraphModule:
             f"trace: {type(net).__name__} returns {kind}; fsc needs one tensor of class scores.\n"
             f"  Wrap it in a module that returns that tensor alone."
         )
-    return fx.GraphModule(net, graph)
 
 
 class _Tracer(fx.Tracer):
-    """Remembers the innermost module whose forward was being traced when something went wrong."""
+    """Remembers the innermost module whose forward was being traced when something went wrong.
+
+    While fx traces, its patches of `nn.Module` are those of the whole process: what other threads call passes through.
+    """
 
     where: str | None = None
 
+    def __init__(self):
+        super().__init__()
+        self.thread = threading.get_ident()
+
+    def is_leaf_module(self, module: nn.Module, name: str) -> bool:
+        known = (nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm)  # a subclass without a forward of its own too
+        own = any(isinstance(module, kind) and type(module).forward is kind.forward for kind in known)
+        return own or super().is_leaf_module(module, name)
+
+    def getattr(self, attr: str, attr_val: Any, cache: dict) -> Any:
+        if threading.get_ident() != self.thread:
+            return attr_val
+        return super().getattr(attr, attr_val, cache)
+
     def call_module(self, module: nn.Module, forward, args, kwargs) -> Any:
+        if threading.get_ident() != self.thread:
+            return forward(*args, **kwargs)
         try:
             return super().call_module(module, forward, args, kwargs)
         except Exception:
@@ -119,12 +163,19 @@ def unused_modules(net: nn.Module, graph: fx.GraphModule) -> list[str]:
     """Modules with parameters of their own that no node of the graph calls, e.g. heads used in training only."""
     called = {node.target for node in graph.graph.nodes if node.op == "call_module"}
     read = {node.target.rpartition(".")[0] for node in graph.graph.nodes if node.op == "get_attr"}
+    used = called | read
     return [
         name for name, module in net.named_modules()
-        if name not in called | read and next(module.parameters(recurse=False), None) is not None
+        if next(module.parameters(recurse=False), None) is not None
+        and not any(name == other or name.startswith(f"{other}.") for other in used if other)
     ]
 
 
 def clone(net: nn.Module) -> nn.Module:
     """A deep copy whose parameters train: the start of every student. The original is left as it is."""
-    return copy.deepcopy(net).requires_grad_(True)
+    # Features that a forward kept belong to its autograd graph and cannot be copied as they are.
+    kept = [t for module in net.modules() for t in vars(module).values() if isinstance(t, Tensor) and not t.is_leaf]
+    copied = copy.deepcopy(net, {id(tensor): tensor.detach().clone() for tensor in kept})
+    for parameter in copied.parameters():
+        parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
+    return copied

@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,23 @@ def with_edit(student: nn.Module, source: nn.Module, edit: dict[str, Any]) -> nn
 
 
 def kept_channels(student: nn.Module, name: str, side: str = "out") -> Tensor | None:
-    """Which of the teacher's channels of module `name` the student still has, ascending; None if it has them all."""
+    """Which of the teacher's channels of module `name` the student still has, ascending; None if it has them all.
+
+    Args:
+        side: "out", the channels that the module makes, or "in", those that it reads; the same for a BatchNorm.
+
+    Raises:
+        ValueError: no such module or side.
+    """
+    module = dict(student.named_modules()).get(name)
+    if module is None or side not in ("out", "in"):
+        raise ValueError(
+            f"kept_channels: asked for side {side!r} of module {name!r}; the sides are 'out' and 'in', "
+            f"and {type(student).__name__} has {'such' if module is not None else 'no such'} a module.\n"
+            f"  Names are those of student.named_modules()."
+        )
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        side = "out"
     kept: Tensor | None = None
     for edit in recipe_of(student):
         here = edit["slices"].get(name, {}).get(side)
@@ -61,18 +78,26 @@ def save(student: nn.Module, path: str | os.PathLike) -> Path:
             f"  Students of prune_filters have one. For any other net save its state_dict."
         )
     path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"save: no folder {path.parent} to write {path.name} into.\n  Make it first.")
+    if not path.parent.is_dir() or path.is_dir():
+        found = f"{path} is a folder" if path.is_dir() else f"no folder {path.parent} to write {path.name} into"
+        raise FileNotFoundError(f"save: {found}.\n  Name a file in a folder that exists.")
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in student.state_dict().items()}
     text = json.dumps({"format": FORMAT, **recipe})
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
     os.close(handle)
     try:
         save_file(tensors, beside, metadata={"fsc": text})
+        os.chmod(beside, 0o666 & ~_umask())  # mkstemp lets nobody else read
         os.replace(beside, path)
     finally:
         Path(beside).unlink(missing_ok=True)
     return path
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def load(path: str | os.PathLike, teacher: nn.Module) -> nn.Module:
@@ -80,7 +105,8 @@ def load(path: str | os.PathLike, teacher: nn.Module) -> nn.Module:
 
     Raises:
         FileNotFoundError: nothing there.
-        ValueError: the file is damaged, was not written by `save`, or its recipe belongs to another teacher.
+        ValueError: the file is damaged, was not written by `save`, its recipe belongs to another teacher, or modules
+            were changed by hand after the recipe's last edit.
     """
     path = Path(path)
     if not path.is_file():
@@ -97,7 +123,15 @@ def load(path: str | os.PathLike, teacher: nn.Module) -> nn.Module:
     student = clone(teacher)
     for edit in recipe["edits"]:
         slice_modules(student, edit["slices"])
-    student.load_state_dict(tensors)
+    weights = OrderedDict(tensors)
+    weights._metadata = student.state_dict()._metadata  # versions, which MNASNet asks for
+    try:
+        student.load_state_dict(weights)
+    except RuntimeError as err:
+        raise ValueError(
+            f"load: the weights in {path.name} are not those of its recipe: {err}\n"
+            f"  The student's modules were changed after it was made; only training keeps a recipe true."
+        ) from err
     student.fsc_recipe = recipe
     return student.eval()
 

@@ -17,8 +17,11 @@ def slice_modules(net: nn.Module, slices: Slices) -> None:
         slices: {"layer1.0.conv1": {"out": [0, 2, 3]}, "layer1.0.bn1": {"out": [0, 2, 3]}, ...}, ascending.
     """
     for name, sides in slices.items():
-        sides = {side: torch.as_tensor(list(kept), dtype=torch.long) for side, kept in sides.items()}
-        slice_channels(net.get_submodule(name), out=sides.get("out"), into=sides.get("in"))
+        sides = {side: torch.tensor(list(kept), dtype=torch.long) for side, kept in sides.items()}
+        try:
+            slice_channels(net.get_submodule(name), out=sides.get("out"), into=sides.get("in"))
+        except ValueError as err:
+            raise ValueError(f"{name}: {err}") from err
 
 
 def slice_channels(module: nn.Module, *, out: Tensor | None = None, into: Tensor | None = None) -> None:

@@ -22,7 +22,7 @@ FLOORS = """
     kinds
     pictures
     tasks teachers
-    graph surgery speed                     # exact edits and numbers
+    graph surgery speed operations                     # exact edits and numbers
     channels recipe measure
     cells                                   # build
     criteria
