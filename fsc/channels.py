@@ -128,7 +128,7 @@ class _Follower:
                 lane = None
             if lane is None:
                 self.refuse(node, lanes)
-                lane = self.fresh(shape, f"{_called(node)} made it")
+                lane = self.fresh(shape, f"{_called(node)} made its channels")
             self.lanes[node] = lane
 
     def fresh(self, shape: tuple[int, ...], why: str, axis: int = 1) -> Lane:
