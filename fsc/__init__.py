@@ -12,7 +12,7 @@ _HOMES = {
     "tasks": ["load_task"],
     "teachers": ["load_teacher"],
     "filters": ["prune_filters", "prunable_layers"],
-    "baselines": ["finetune"],
+    "baselines": ["finetune", "distill"],
     "measure": ["accuracy", "agreement", "cost", "latency", "compare"],
     "recipe": ["recipe_of", "kept_channels", "save", "load"],
     "plots": [],

@@ -1,12 +1,14 @@
-"""What everybody would try first, and what few-sample methods must beat: fine-tuning on the few labels."""
+"""What everybody would try first, and what few-sample methods must beat: fine-tuning on few labels, distillation."""
 
 import copy
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsc.descent import descend
+from fsc.graph import clone
 from fsc.runtime import Progress, check_fits, check_images, device_of, evaluating
 
 
@@ -46,25 +48,87 @@ def finetune(
 
     >>> tuned = fsc.finetune(teacher, student, few.images, few.labels, steps=500)
     """
-    check_images("finetune", images)
-    check_fits("finetune", images, teacher, student)
-    device = device_of(teacher)
-    trained = copy.deepcopy(student).to(device)
-    _check_labels("finetune", labels, len(images), _classes("finetune", teacher, trained, images[:1].to(device)))
-    labels = labels.to(device, torch.int64)
+    trained, classes = _copy_of("finetune", student, teacher, images)
+    _check_labels("finetune", labels, len(images), classes)
+    labels = labels.to(device_of(trained), torch.int64)
 
+    def loss_of(batch: Tensor, rows: Tensor) -> Tensor:
+        return F.cross_entropy(trained(batch), labels[rows])
+
+    recipe = {"steps": steps, "lr": lr, "batch_size": batch_size, "seed": seed, "progress": progress}
+    return _train("finetune", trained, student, loss_of, images, recipe)
+
+
+def distill(
+    teacher: nn.Module,
+    student: nn.Module,
+    images: Tensor,
+    *,
+    steps: int = 2000,
+    lr: float = 0.02,
+    batch_size: int = 64,
+    temperature: float = 4.0,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> nn.Module:
+    """Train all of a copy of the student to give the teacher's softened class probabilities: the KD baseline.
+
+    Knowledge distillation (Hinton, Vinyals, Dean 2015), section 2, by the soft targets alone: no labels. The loss is
+    T^2 KL(teacher || student) between the softmax of both nets' logits over T; T^2 keeps the size of the gradient the
+    same at any T. Teacher (in eval mode) and student see the same crops; all else is as in `finetune`.
+
+    Args:
+        teacher: left as it is.
+        student: left as it is.
+        images: (N, C, H, W), normalised.
+        steps: batches, not epochs.
+        temperature: T; the higher, the more the classes that the teacher finds unlikely count.
+        progress: called with (done, steps) after each step; what it raises stops the work.
+
+    Returns:
+        The trained copy: where the teacher lives, in eval mode, with the student's recipe and `requires_grad`.
+
+    Raises:
+        TypeError: images are not a tensor of floats.
+        ValueError: images the networks do not take; teacher and student differ in classes; a temperature that is not
+            above 0; a single image.
+        FloatingPointError: training diverged.
+
+    >>> tuned = fsc.distill(teacher, student, few.images, steps=500)
+    """
+    trained, _ = _copy_of("distill", student, teacher, images)
+    if not 0 < temperature < float("inf"):
+        raise ValueError(
+            f"distill: temperature={temperature}; asked for a number above 0.\n"
+            f"  It divides the logits: 1 leaves the teacher's probabilities as they are, 4 softens them."
+        )
+    source = clone(teacher).eval().requires_grad_(False)  # a copy: the teacher's own mode and layout stay as they are
+
+    def loss_of(batch: Tensor, rows: Tensor) -> Tensor:
+        with torch.no_grad():
+            theirs = F.log_softmax(source(batch) / temperature, 1)             # (B, classes)
+        mine = F.log_softmax(trained(batch) / temperature, 1)                  # (B, classes)
+        return F.kl_div(mine, theirs, log_target=True, reduction="batchmean") * temperature**2
+
+    recipe = {"steps": steps, "lr": lr, "batch_size": batch_size, "seed": seed, "progress": progress}
+    recipe["beside"] = [source]
+    return _train("distill", trained, student, loss_of, images, recipe)
+
+
+def _copy_of(who: str, student: nn.Module, teacher: nn.Module, images: Tensor) -> tuple[nn.Module, int]:
+    """A copy of the student where the teacher lives, and in how many classes both sort these images."""
+    check_images(who, images)
+    check_fits(who, images, teacher, student)
+    trained = copy.deepcopy(student).to(device_of(teacher))
+    return trained, _classes(who, teacher, trained, images[:1].to(device_of(teacher)))
+
+
+def _train(
+    who: str, trained: nn.Module, student: nn.Module, loss_of: Callable, images: Tensor, recipe: dict
+) -> nn.Module:
+    """Train all of `trained`, and give it back in eval mode with the `requires_grad` of `student`."""
     trained.train().requires_grad_(True)
-    descend(
-        "finetune",
-        trained,
-        lambda batch, rows: F.cross_entropy(trained(batch), labels[rows]),
-        images,
-        steps=steps,
-        lr=lr,
-        batch_size=batch_size,
-        seed=seed,
-        progress=progress,
-    )
+    descend(who, trained, loss_of, images, **recipe)
     for mine, theirs in zip(trained.parameters(), student.parameters(), strict=True):
         mine.requires_grad_(theirs.requires_grad)
     return trained.eval()

@@ -1,7 +1,7 @@
 """Gradient descent on a few images, as all methods with a training loop share it: only the loss differs."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ def descend(
     loss_of: Callable[[Tensor, Tensor], Tensor],
     images: Tensor,
     *,
+    beside: Sequence[nn.Module] = (),
     steps: int,
     lr: float,
     batch_size: int,
@@ -36,6 +37,7 @@ def descend(
         who: the public function, for errors and the progress bar.
         loss_of: (images (B, C, H, W), their positions (B,) among all images) -> the loss, a scalar.
         images: (N, C, H, W), checked. They move to where the model lives.
+        beside: what else reads the batches, such as the teacher: it gets the model's memory format for that time.
 
     Raises:
         ValueError: steps, lr or batch_size that cannot be; a batch of one image under BatchNorm in train mode.
@@ -49,7 +51,7 @@ def descend(
     optimizer = torch.optim.SGD(
         [p for p in model.parameters() if p.requires_grad], lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
     )
-    with torch.enable_grad(), _own_randomness(device, seed), _layout(model, images) as layout:
+    with torch.enable_grad(), _own_randomness(device, seed), _layout(images, model, *beside) as layout:
         for step in track(steps, who, progress):
             for group in optimizer.param_groups:
                 group["lr"] = lr * 0.1 ** ((step >= 0.4 * steps) + (step >= 0.8 * steps))
@@ -59,7 +61,7 @@ def descend(
             if not loss.isfinite():
                 raise FloatingPointError(
                     f"{who}: the loss is {loss.item()} at step {step} of {steps} (lr={group['lr']:.4g}).\n"
-                    f"  Training has diverged: use a smaller lr than {lr:.4g}."
+                    f"  Training has diverged: use a smaller lr than {lr:.4g}. The student passed in is unchanged."
                 )
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -88,20 +90,24 @@ def _own_randomness(device: torch.device, seed: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _layout(model: nn.Module, images: Tensor) -> Iterator[torch.memory_format]:
+def _layout(images: Tensor, *models: nn.Module) -> Iterator[torch.memory_format]:
     """NHWC while it lasts (1.3 to 1.5 times the images a second on a CPU), the usual NCHW again afterwards."""
-    layout = torch.channels_last
-    model.to(memory_format=layout)
+    def arrange(layout: torch.memory_format) -> torch.memory_format:
+        for model in models:
+            model.to(memory_format=layout)
+        return layout
+
+    layout = arrange(torch.channels_last)
     try:
-        with evaluating(model), torch.no_grad():
-            model(images[:2].contiguous(memory_format=layout))
+        with evaluating(*models), torch.no_grad():
+            for model in models:
+                model(images[:2].contiguous(memory_format=layout))
     except RuntimeError:  # a net that flattens by `view` counts on NCHW
-        layout = torch.contiguous_format
-        model.to(memory_format=layout)
+        layout = arrange(torch.contiguous_format)
     try:
         yield layout
     finally:
-        model.to(memory_format=torch.contiguous_format)
+        arrange(torch.contiguous_format)
 
 
 def _check_recipe(who: str, model: nn.Module, n: int, steps: int, lr: float, batch_size: int) -> None:

@@ -1,4 +1,4 @@
-"""Fine-tuning: step by step what a plain loop does, the same for the same seed, and nothing else touched."""
+"""Fine-tuning and distillation: step by step what plain loops do, the same for a seed, and nothing else touched."""
 
 import copy
 import re
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fsc.augment import crop_and_flip
-from fsc.baselines import finetune
+from fsc.baselines import distill, finetune
 from fsc.descent import _positions
 from fsc.nets import NETS, VGG
 from fsc.runtime import fingerprint
@@ -210,6 +210,81 @@ def test_every_kind_of_embedded_net_trains(name):
     found = finetune(net, net, torch.randn(4, 3, 32, 32), torch.arange(4), steps=2, **QUIET)
     assert fingerprint(found) != fingerprint(net)
     assert [p.stride() for p in found.parameters()] == [p.stride() for p in net.parameters()]
+
+
+@pytest.fixture
+def student(net):
+    torch.manual_seed(1)
+    return Small().eval()
+
+
+def test_distill_does_what_a_plain_distillation_loop_does(net, student, few):
+    images, _ = few
+    rng = torch.Generator().manual_seed(3)
+    expected = copy.deepcopy(student).train()
+    sgd = torch.optim.SGD(expected.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(sgd, milestones=[4, 8], gamma=0.1)
+    for _ in range(5):
+        order = torch.randperm(10, generator=rng)
+        for rows in (order[:4], order[4:8]):
+            batch = crop_and_flip(images[rows], rng)
+            p, q = (net(batch) / 3).softmax(1), (expected(batch) / 3).softmax(1)
+            loss = 9 * (p * (p.log() - q.log())).sum(1).mean()             # T^2 KL(teacher || student), T = 3
+            sgd.zero_grad()
+            loss.backward()
+            sgd.step()
+            schedule.step()
+
+    found = distill(net, student, images, steps=10, lr=0.05, batch_size=4, temperature=3, seed=3, **QUIET)
+    for name, tensor in expected.state_dict().items():
+        assert torch.allclose(found.state_dict()[name], tensor, rtol=1e-4, atol=1e-6), name
+
+
+def test_distill_brings_the_student_to_the_teachers_answers(net, student, few):
+    images, _ = few
+    wanted = net(images).softmax(1)
+    found = distill(net, student, images, steps=150, lr=0.05, temperature=1.0, **QUIET)
+    before, after = ((model(images).softmax(1) - wanted).abs().mean() for model in (student, found))
+    assert after < before / 3
+
+
+def test_distill_trains_every_parameter_and_leaves_teacher_and_student_alone(net, student, few):
+    teacher = copy.deepcopy(net).train()
+    before = fingerprint(teacher), fingerprint(student)
+    found = distill(teacher, student, few[0], steps=2, **QUIET)
+    moved = {name for name, p in found.named_parameters() if not torch.equal(p, student.get_parameter(name))}
+    assert moved == {name for name, _ in student.named_parameters()}
+    assert (fingerprint(teacher), fingerprint(student)) == before                # the teacher's BN statistics too
+    assert teacher.training and not found.training and all(p.grad is None for p in teacher.parameters())
+
+
+def test_distill_repeats_itself_for_the_same_seed_alone(net, student, few):
+    found = [fingerprint(distill(net, student, few[0], steps=3, seed=seed, **QUIET)) for seed in (0, 0, 1)]
+    assert found[0] == found[1] != found[2]
+
+
+def test_a_teacher_that_counts_on_nchw_distills_too(student, few):
+    assert fingerprint(distill(Flattens(), student, few[0], steps=1, **QUIET)) != fingerprint(student)
+
+
+@pytest.mark.parametrize(
+    "change, error, words",
+    [
+        ({"temperature": 0}, ValueError, "distill: temperature=0; asked for a number above 0.\n  It divides"),
+        ({"temperature": -1.0}, ValueError, "distill: temperature=-1.0;"),
+        ({"temperature": float("inf")}, ValueError, "distill: temperature=inf;"),
+        ({"temperature": float("nan")}, ValueError, "distill: temperature=nan;"),
+        ({"images": torch.zeros(10, dtype=torch.long)}, TypeError, "distill: images are torch.int64"),
+        ({"images": torch.zeros(1, 3, 8, 8)}, ValueError, "distill: batches of one image (of 1) cannot train"),
+        ({"lr": -1.0}, ValueError, "distill: steps=2000, batch_size=64, lr=-1.0; asked for"),
+        ({"student": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5))}, ValueError,
+         "distill: for one image the teacher's output is (1, 3), the student's (1, 5).\n  They tell"),
+    ],
+)
+def test_what_cannot_be_distilled_is_refused_with_the_remedy(net, few, change, error, words):
+    asked = {"teacher": net, "student": net, "images": few[0]} | change
+    with pytest.raises(error, match=re.escape(words)):
+        distill(**asked, **QUIET)
 
 
 @pytest.mark.gpu
