@@ -17,13 +17,10 @@ from fsc.criteria import Criterion, scorer
 from fsc.graph import clone, trace, unused_modules
 from fsc.recipe import with_edit
 from fsc.runtime import check_images, device_of
-from fsc.surgery import Slices, slice_modules
+from fsc.slices import Slices, slice_modules
+from fsc.surgery import NotExact
 
 Ratio = float | Mapping[str, float]
-
-
-class NotExact(ValueError):
-    """An edit that is exact by design changed what the net computes; it is refused."""
 
 
 def prune_filters(

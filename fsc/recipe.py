@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fsc.graph import clone
 from fsc.runtime import fingerprint
-from fsc.surgery import slice_modules
+from fsc.slices import slice_modules
 
 FORMAT = 1
 

@@ -1,95 +1,235 @@
-"""Exact edits of single modules: which channels stay. Every function changes the module it is given, in place."""
+"""Exact edits: merge a 1x1 into a conv, fold a BatchNorm or put a neutral one there, replay a recipe; or refuse."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-Slices = Mapping[str, Mapping[str, Sequence[int]]]
-"""Module name -> {"out": kept output channels, "in": kept input channels}; a missing side stays whole."""
+from fsc.slices import slice_modules
+from fsc.splits import SCHEMES, conv_like, is_plain
 
 
-def slice_modules(net: nn.Module, slices: Slices) -> None:
-    """Keep only the named channels of the named modules of `net`.
+class NotExact(ValueError):
+    """An edit that is exact by design cannot be, or was not, exact; it is refused."""
+
+
+def apply_edit(net: nn.Module, edit: Mapping[str, Any]) -> None:
+    """Do to `net`, in place, what one edit of a recipe says: channels sliced, convs split in two, blocks dropped.
 
     Args:
-        net: the student; changed.
-        slices: {"layer1.0.conv1": {"out": [0, 2, 3]}, "layer1.0.bn1": {"out": [0, 2, 3]}, ...}, ascending.
+        edit: "slices", as `slice_modules` takes them; "splits", {"layer1.0.conv1": {"scheme": "svd", "rank": 5}};
+            "dropped", names of modules that become `nn.Identity`. Each may be missing.
     """
-    for name, sides in slices.items():
-        sides = {side: torch.tensor(list(kept), dtype=torch.long) for side, kept in sides.items()}
-        try:
-            slice_channels(net.get_submodule(name), out=sides.get("out"), into=sides.get("in"))
-        except ValueError as err:
-            raise ValueError(f"{name}: {err}") from err
+    slice_modules(net, edit.get("slices", {}))
+    for name, split in edit.get("splits", {}).items():
+        net.set_submodule(name, SCHEMES[split["scheme"]](net.get_submodule(name), split["rank"]))
+    for name in edit.get("dropped", []):
+        net.set_submodule(name, nn.Identity().train(net.get_submodule(name).training))
 
 
-def slice_channels(module: nn.Module, *, out: Tensor | None = None, into: Tensor | None = None) -> None:
-    """Keep the output channels `out` and the input channels `into` of one module.
+def merge_after(conv: nn.Conv2d, q: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
+    """The conv that does `conv`, then the 1x1 conv `q`: W' = Q W, b' = Q b + bias (FSKD, theorem 1).
 
-    A grouped conv keeps its groups if each loses as many input and output channels as the others; a depthwise conv
-    (one input channel a group) loses groups.
+    Exact for any stride, padding, dilation and padding mode. A grouped conv takes only a square `q` that is
+    block-diagonal, a block a group; a depthwise conv therefore only a diagonal one.
+
+    Args:
+        conv: C_in -> C_mid, k x k; left as it is.
+        q: (C_out, C_mid) or (C_out, C_mid, 1, 1), the 1x1 weights.
+        bias: (C_out,) of the 1x1, or None.
 
     Raises:
-        TypeError: a module that has no channels to slice.
-        ValueError: groups that would become unequal; names the counts.
+        NotExact: `q` mixes channels of different groups; names two of them.
+        ValueError: shapes that do not fit, NaN or infinity in `q` or `bias`.
+
+    >>> merged = merge_after(conv, q)
+    >>> torch.allclose(merged(x), F.conv2d(conv(x), q[:, :, None, None]), rtol=1e-5, atol=1e-6)
+    True
     """
-    if isinstance(module, nn.Conv2d):
-        _slice_conv(module, out, into)
-    elif isinstance(module, nn.Linear):
-        if out is not None:
-            _keep(module, ("weight", "bias"), 0, out)
-        if into is not None:
-            _keep(module, ("weight",), 1, into)
-        module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, nn.modules.batchnorm._BatchNorm):
-        kept = out if out is not None else into
-        _keep(module, ("weight", "bias", "running_mean", "running_var"), 0, kept)
-        module.num_features = len(kept)
+    _check_conv("merge_after", conv)
+    q = _matrix("merge_after", conv, q, axis=1)                             # (C_out, C_mid)
+    added = _vector("merge_after", conv, bias, len(q))
+    weight = conv.weight.detach().double()                                  # (C_mid, C_in / groups, k, k)
+    if conv.groups == 1:
+        merged = torch.einsum("om,mikl->oikl", q, weight)                   # (C_out, C_in, k, k)
     else:
-        kind = type(module).__name__
-        raise TypeError(f"slice_channels: {kind} has no channels to slice; a Conv2d, Linear or BatchNorm has.")
+        blocks = _blocks("merge_after", conv, q, conv.out_channels // conv.groups)
+        merged = torch.einsum("gom,gmikl->goikl", blocks, weight.unflatten(0, (conv.groups, -1))).flatten(0, 1)
+    if conv.bias is not None:
+        added = q @ conv.bias.detach().double() + (0 if added is None else added)
+    return conv_like(conv, merged, added, groups=conv.groups)
 
 
-def _slice_conv(conv: nn.Conv2d, out: Tensor | None, into: Tensor | None) -> None:
-    out = torch.arange(conv.out_channels) if out is None else out
-    into = torch.arange(conv.in_channels) if into is None else into
-    c_in, c_out = conv.in_channels // conv.groups, conv.out_channels // conv.groups      # a group's
-    if c_in == 1 and conv.groups > 1:
-        groups = len(into)
-        outs = torch.bincount(out // c_out, minlength=conv.groups)
-        if not torch.equal(outs.nonzero()[:, 0], into) or len(outs[into].unique()) > 1:
-            raise ValueError(
-                f"slice_channels: each input of this depthwise conv makes {c_out} outputs of its own; asked to keep "
-                f"{groups} inputs and {len(out)} outputs that are not theirs.\n  Keep exactly the kept inputs' outputs."
-            )
-        _keep(conv, ("weight", "bias"), 0, out)
-    else:
-        groups = conv.groups
-        ins, outs = torch.bincount(into // c_in, minlength=groups), torch.bincount(out // c_out, minlength=groups)
-        if len(ins.unique()) > 1 or len(outs.unique()) > 1:
-            raise ValueError(
-                f"slice_channels: a conv of {groups} groups must keep as many channels in each; asked for "
-                f"{ins.tolist()} inputs and {outs.tolist()} outputs a group.\n  Choose the same number in every group."
-            )
-        _keep(conv, ("weight", "bias"), 0, out)
-        if groups == 1:
-            _keep(conv, ("weight",), 1, into)
-        else:  # each output keeps the inputs of its own group
-            of_group = (into % c_in).view(groups, -1)[out // c_out]                        # (C_out', kept a group)
-            index = of_group[:, :, None, None].expand(-1, -1, *conv.weight.shape[2:]).to(conv.weight.device)
-            conv.weight = _like(conv.weight, conv.weight.gather(1, index))
-    conv.groups, conv.in_channels, conv.out_channels = groups, len(into), len(out)
+def merge_before(conv: nn.Conv2d, q: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
+    """The conv that does the 1x1 conv `q`, then `conv`: W'[:, i] = sum over m of W[:, m] Q[m, i].
+
+    Exact for any stride, padding and dilation without a bias. A bias never reaches the zeros that the conv pads with,
+    so it is only taken where the conv pads nothing or pads with pixels (padding mode "reflect", "replicate",
+    "circular"). A grouped conv takes only a square `q` that is block-diagonal, a block a group.
+
+    Args:
+        conv: C_mid -> C_out, k x k; left as it is.
+        q: (C_mid, C_in) or (C_mid, C_in, 1, 1), the 1x1 weights.
+        bias: (C_mid,) of the 1x1, or None.
+
+    Raises:
+        NotExact: a bias ahead of padding with zeros; a `q` that mixes channels of different groups.
+        ValueError: shapes that do not fit, NaN or infinity in `q` or `bias`.
+
+    >>> merged = merge_before(conv, q)
+    >>> torch.allclose(merged(x), conv(F.conv2d(x, q[:, :, None, None])), rtol=1e-5, atol=1e-6)
+    True
+    """
+    _check_conv("merge_before", conv)
+    q = _matrix("merge_before", conv, q, axis=0)                            # (C_mid, C_in)
+    shift = _vector("merge_before", conv, bias, conv.in_channels)
+    if shift is not None and shift.any() and conv.padding_mode == "zeros" and _pads(conv):
+        raise NotExact(
+            f"merge_before: the 1x1 has a bias and {conv} pads with zeros, which the bias never reaches: at the border "
+            f"the merged conv would be wrong.\n"
+            f"  Use a 1x1 without bias here, or put it behind the conv before this one: merge_after."
+        )
+    weight = conv.weight.detach().double().unflatten(0, (conv.groups, -1))  # (groups, its C_out, its C_mid, k, k)
+    blocks = _blocks("merge_before", conv, q, conv.in_channels // conv.groups)
+    merged = torch.einsum("gomkl,gmi->goikl", weight, blocks).flatten(0, 1)  # (C_out, C_in / groups, k, k)
+    added = None if conv.bias is None else conv.bias.detach().double()
+    if shift is not None:
+        constant = torch.einsum("gomkl,gm->go", weight, shift.unflatten(0, (conv.groups, -1))).flatten()
+        added = constant if added is None else added + constant
+    return conv_like(conv, merged, added, groups=conv.groups)
 
 
-def _keep(module: nn.Module, names: Sequence[str], axis: int, kept: Tensor) -> None:
-    for name in names:
-        tensor = getattr(module, name)
-        if tensor is None:
-            continue
-        smaller = tensor.detach().index_select(axis, kept.to(tensor.device))
-        setattr(module, name, _like(tensor, smaller) if isinstance(tensor, nn.Parameter) else smaller)
+def fold_bn(conv: nn.Conv2d, bn: nn.Module) -> nn.Conv2d:
+    """The conv that does `conv`, then the BatchNorm `bn` in eval mode: W' = s W, b' = s (b - mean) + beta.
+
+    Here s = gamma / sqrt(var + eps), by the running statistics. Any gamma will do, 0 too.
+
+    Raises:
+        NotExact: `bn` is in train mode or keeps no running statistics, so it norms by the batch.
+        TypeError: not a conv and a BatchNorm.
+        ValueError: numbers of channels that differ; a variance that is negative, NaN or infinite.
+
+    >>> torch.allclose(fold_bn(conv, bn)(x), bn(conv(x)), rtol=1e-5, atol=1e-6)
+    True
+    """
+    _check_conv("fold_bn", conv)
+    if not isinstance(bn, nn.modules.batchnorm._BatchNorm):
+        raise TypeError(f"fold_bn: asked to fold a {type(bn).__name__} into {conv}.\n  Only a BatchNorm folds.")
+    if bn.num_features != conv.out_channels:
+        raise ValueError(
+            f"fold_bn: the BatchNorm has {bn.num_features} channels, {conv} makes {conv.out_channels}.\n"
+            f"  Fold the BatchNorm that follows this conv."
+        )
+    if bn.training or bn.running_mean is None or bn.running_var is None:
+        found = "is in train mode" if bn.running_mean is not None and bn.training else "keeps no running statistics"
+        raise NotExact(
+            f"fold_bn: this BatchNorm {found}, so it norms each batch by itself; no fixed conv does that.\n"
+            f"  Put the net in eval mode; a norm made with track_running_stats=False cannot be folded."
+        )
+    mean, var = bn.running_mean.double(), bn.running_var.double()
+    _check_var("fold_bn", var, bn.eps)
+    scale = (var + bn.eps).rsqrt()                                          # (C_out,)
+    if bn.weight is not None:
+        scale = scale * bn.weight.detach().double()
+    weight = conv.weight.detach().double()
+    added = -mean if conv.bias is None else conv.bias.detach().double() - mean
+    added = scale * added + (0 if bn.bias is None else bn.bias.detach().double())
+    return conv_like(conv, weight * scale[:, None, None, None], added, groups=conv.groups)
 
 
-def _like(old: nn.Parameter, new: Tensor) -> nn.Parameter:
-    return nn.Parameter(new.detach().clone(memory_format=torch.contiguous_format), requires_grad=old.requires_grad)
+def neutral_bn(mean: Tensor, var: Tensor, *, eps: float = 1e-5) -> nn.BatchNorm2d:
+    """A BatchNorm that returns its input in eval mode: gamma = sqrt(var + eps), beta = mean. In eval mode.
+
+    It gives a net whose BatchNorms were folded one to train with, and leaves what it computes as it is (extension).
+
+    Args:
+        mean, var: (C,), statistics of the feature that will pass; dtype and device are the norm's.
+
+    Raises:
+        ValueError: shapes that differ; a mean that is not finite; a variance that is negative or not finite.
+
+    >>> bn = neutral_bn(features.mean((0, 2, 3)), features.var((0, 2, 3)))
+    >>> torch.allclose(bn(features), features, atol=1e-5)
+    True
+    """
+    if mean.ndim != 1 or mean.shape != var.shape:
+        raise ValueError(
+            f"neutral_bn: mean has shape {tuple(mean.shape)}, var {tuple(var.shape)}; asked for (C,) twice.\n"
+            f"  For features (N, C, H, W) they are features.mean((0, 2, 3)) and features.var((0, 2, 3))."
+        )
+    if not torch.isfinite(mean).all():
+        raise ValueError("neutral_bn: the mean holds NaN or infinity.\n  Look for it in the features it was taken of.")
+    _check_var("neutral_bn", var.double(), eps)
+    bn = nn.BatchNorm2d(len(mean), eps=eps, device=mean.device, dtype=mean.dtype)
+    with torch.no_grad():
+        bn.running_mean.copy_(mean)
+        bn.running_var.copy_(var)
+        bn.weight.copy_((bn.running_var.double() + eps).sqrt())
+        bn.bias.copy_(mean)
+    return bn.eval()
+
+
+def _check_conv(who: str, conv: nn.Module) -> None:
+    if not is_plain(conv):
+        raise TypeError(f"{who}: asked for a Conv2d with the forward of torch.nn, got {type(conv).__name__}.")
+
+
+def _matrix(who: str, conv: nn.Conv2d, q: Tensor, *, axis: int) -> Tensor:
+    """The 1x1 as a float64 matrix whose `axis` fits the conv."""
+    fits = conv.out_channels if axis else conv.in_channels
+    flat = q[:, :, 0, 0] if q.ndim == 4 and q.shape[2:] == (1, 1) else q  # never squeeze: it takes a lone channel too
+    if flat.ndim != 2 or flat.shape[axis] != fits or not flat.numel():
+        wanted = f"(C_out, {fits})" if axis else f"({fits}, C_in)"
+        raise ValueError(
+            f"{who}: q has shape {tuple(q.shape)}; asked for {wanted}, the 1x1 {'after' if axis else 'before'} {conv}."
+        )
+    if not torch.isfinite(flat).all():
+        raise ValueError(f"{who}: q holds NaN or infinity.\n  Look for it where q was fitted.")
+    return flat.detach().to(conv.weight.device, torch.float64)
+
+
+def _vector(who: str, conv: nn.Conv2d, bias: Tensor | None, size: int) -> Tensor | None:
+    if bias is None:
+        return None
+    if bias.shape != (size,) or not torch.isfinite(bias).all():
+        raise ValueError(f"{who}: the bias has shape {tuple(bias.shape)}; asked for ({size},), all of it finite.")
+    return bias.detach().to(conv.weight.device, torch.float64)
+
+
+def _blocks(who: str, conv: nn.Conv2d, q: Tensor, width: int) -> Tensor:
+    """The blocks (groups, width, width) on the diagonal of `q`, outside of which there must be nothing."""
+    if conv.groups == 1:
+        return q[None]
+    if q.shape[0] != q.shape[1]:
+        raise NotExact(
+            f"{who}: q is {tuple(q.shape)}; {conv} has {conv.groups} groups and takes only a square q.\n"
+            f"  Use a q that leaves the number of channels alone."
+        )
+    group = torch.arange(len(q), device=q.device) // width
+    mixed = ((group[:, None] != group) & (q != 0)).nonzero()
+    if len(mixed):
+        (row, column), kind = mixed[0].tolist(), "diagonal" if width == 1 else f"block-diagonal ({width} x {width})"
+        raise NotExact(
+            f"{who}: q mixes channels {row} and {column}, which belong to different groups of {conv}; merged they "
+            f"would not be a conv of {conv.groups} groups.\n"
+            f"  Use a {kind} q here, or merge it into a dense conv."
+        )
+    blocks = q.unflatten(0, (-1, width)).unflatten(2, (-1, width))          # (groups, width, groups, width)
+    return blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+
+
+def _pads(conv: nn.Conv2d) -> bool:
+    if conv.padding == "same":
+        return any(d * (k - 1) for d, k in zip(conv.dilation, conv.kernel_size, strict=True))
+    return conv.padding != "valid" and any(conv.padding)
+
+
+def _check_var(who: str, var: Tensor, eps: float) -> None:
+    bad = ~(torch.isfinite(var) & (var >= 0) & (var + eps > 0))
+    if bad.any():
+        at = int(bad.nonzero()[0, 0])
+        raise ValueError(
+            f"{who}: the variance of channel {at} is {float(var[at]):g} (eps {eps:g}), of {int(bad.sum())} channels it "
+            f"is no variance.\n  It must be finite, not negative, and above 0 together with eps."
+        )

@@ -22,7 +22,8 @@ FLOORS = """
     kinds
     pictures
     tasks teachers
-    graph surgery speed operations                     # exact edits and numbers
+    slices splits                           # exact edits and numbers
+    graph surgery speed operations
     channels recipe measure
     cells                                   # build
     criteria

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from fsc.surgery import slice_channels, slice_modules
+from fsc.slices import slice_channels, slice_modules
 
 
 def test_a_dense_conv_keeps_the_named_rows_and_columns():
