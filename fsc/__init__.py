@@ -14,7 +14,7 @@ _HOMES = {
     "filters": ["prune_filters", "prunable_layers"],
     "baselines": ["finetune", "distill"],
     "measure": ["accuracy", "agreement", "cost", "latency", "compare"],
-    "recipe": ["recipe_of", "kept_channels", "save", "load"],
+    "recipe": ["recipe_of", "kept_channels", "report_of", "save", "load"],
     "plots": [],
     "widgets": [],
 }

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from fsc.graph import clone
 from fsc.runtime import fingerprint
-from fsc.slices import slice_modules
+from fsc.surgery import apply_edit
 
 FORMAT = 1
 
@@ -23,7 +24,9 @@ def recipe_of(student: nn.Module) -> list[dict[str, Any]]:
     """The edits that made `student` from its teacher, first to last; empty for a net that is no student.
 
     Each edit is plain data, {"edit": "prune_filters", "asked": {...}, "slices": {...}}: `slices` names the channels
-    kept of every module that was sliced, counted in the net that the edit started from.
+    kept of every module that was sliced, counted in the net that the edit started from. That of `factorize` has
+    `splits`, {"layer1.0.conv1": {"scheme": "svd", "rank": 5}}; that of `drop_blocks` has `dropped`, a list of names; any
+    may have a `report`, which `report_of` returns.
     """
     return getattr(student, "fsc_recipe", {"edits": []})["edits"]
 
@@ -35,8 +38,57 @@ def with_edit(student: nn.Module, source: nn.Module, edit: dict[str, Any]) -> nn
     return student
 
 
+def report_of(student: nn.Module, edit: str | None = None) -> pd.DataFrame:
+    """What the last edit that made a report says of its work, a row a place; it survives `save` and `load`.
+
+    Args:
+        edit: the last edit of this name instead, such as "fskd".
+
+    Raises:
+        ValueError: no such edit with a report.
+
+    >>> fsc.report_of(fsc.fskd(teacher, student, images))
+    """
+    edits = recipe_of(student)
+    for done in reversed(edits):
+        if "report" in done and edit in (None, done["edit"]):
+            return pd.DataFrame(done["report"])
+    made = ", ".join(f"{done['edit']} ({'with' if 'report' in done else 'no'} report)" for done in edits)
+    raise ValueError(
+        f"report_of: this {type(student).__name__} has no report{f' of {edit}' if edit else ''}.\n"
+        f"  Its edits: {made or 'none, it is no student'}.\n"
+        f"  Ask for one that has a report, or recover the student again."
+    )
+
+
+def teacher_name(student: nn.Module, name: str) -> str | None:
+    """The teacher's module whose *output* the student's module `name` gives.
+
+    That is the module of the same name, but where `factorize` made two convs of one: the last of them gives the output
+    of the whole, and what comes out of the first, None, is nothing that the teacher has.
+
+    Raises:
+        ValueError: no such module.
+
+    >>> teacher_name(factorized, "layer1.0.conv1.1")
+    'layer1.0.conv1'
+    """
+    _module("teacher_name", student, name)
+    for edit in reversed(recipe_of(student)):
+        whole, _, half = name.rpartition(".")
+        if whole in edit.get("splits", {}):
+            if half != "1":
+                return None
+            name = whole
+    return name
+
+
 def kept_channels(student: nn.Module, name: str, side: str = "out") -> Tensor | None:
     """Which of the teacher's channels of module `name` the student still has, ascending; None if it has them all.
+
+    Of a conv that `factorize` made two of, "layer1.0.conv1", "layer1.0.conv1.0" answers for what it reads,
+    "layer1.0.conv1.1" for what it makes, and the name itself for both. Channels between the two are counted in the
+    student that was factorized.
 
     Args:
         side: "out", the channels that the module makes, or "in", those that it reads; the same for a BatchNorm.
@@ -44,22 +96,35 @@ def kept_channels(student: nn.Module, name: str, side: str = "out") -> Tensor | 
     Raises:
         ValueError: no such module or side.
     """
-    module = dict(student.named_modules()).get(name)
-    if module is None or side not in ("out", "in"):
-        raise ValueError(
-            f"kept_channels: asked for side {side!r} of module {name!r}; the sides are 'out' and 'in', "
-            f"and {type(student).__name__} has {'such' if module is not None else 'no such'} a module.\n"
-            f"  Names are those of student.named_modules()."
-        )
+    if side not in ("out", "in"):
+        raise ValueError(f"kept_channels: asked for side {side!r} of {name}.\n  The sides are 'out' and 'in'.")
+    module = _module("kept_channels", student, name)
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         side = "out"
+    edits, outer = recipe_of(student), {"out": "1", "in": "0"}[side]
+    for edit in reversed(edits):  # its name before any conv was split
+        whole, _, half = name.rpartition(".")
+        if whole in edit.get("splits", {}) and half == outer:
+            name = whole
     kept: Tensor | None = None
-    for edit in recipe_of(student):
-        here = edit["slices"].get(name, {}).get(side)
+    for edit in edits:
+        here = edit.get("slices", {}).get(name, {}).get(side)
         if here is not None:
             here = torch.tensor(here, dtype=torch.long)
             kept = here if kept is None else kept[here]
+        if name in edit.get("splits", {}):
+            name = f"{name}.{outer}"
     return kept
+
+
+def _module(who: str, student: nn.Module, name: str) -> nn.Module:
+    module = dict(student.named_modules()).get(name)
+    if module is None:
+        raise ValueError(
+            f"{who}: this {type(student).__name__} has no module {name!r}.\n"
+            f"  Names are those of student.named_modules()."
+        )
+    return module
 
 
 def save(student: nn.Module, path: str | os.PathLike) -> Path:
@@ -75,7 +140,7 @@ def save(student: nn.Module, path: str | os.PathLike) -> Path:
     if recipe is None:
         raise ValueError(
             f"save: this {type(student).__name__} has no recipe, so it could not be rebuilt from its teacher.\n"
-            f"  Students of prune_filters have one. For any other net save its state_dict."
+            f"  Students of prune_filters and factorize have one. For any other net save its state_dict."
         )
     path = Path(path)
     if not path.parent.is_dir() or path.is_dir():
@@ -122,7 +187,7 @@ def load(path: str | os.PathLike, teacher: nn.Module) -> nn.Module:
         )
     student = clone(teacher)
     for edit in recipe["edits"]:
-        slice_modules(student, edit["slices"])
+        apply_edit(student, edit)
     weights = OrderedDict(tensors)
     weights._metadata = student.state_dict()._metadata  # versions, which MNASNet asks for
     try:
