@@ -20,6 +20,7 @@ def descend(
     images: Tensor,
     *,
     beside: Sequence[nn.Module] = (),
+    after_step: Callable[[int, Tensor, float], None] | None = None,
     steps: int,
     lr: float,
     batch_size: int,
@@ -38,6 +39,7 @@ def descend(
         loss_of: (images (B, C, H, W), their positions (B,) among all images) -> the loss, a scalar.
         images: (N, C, H, W), checked. They move to where the model lives.
         beside: what else reads the batches, such as the teacher: it gets the model's memory format for that time.
+        after_step: called with (steps done, the loss that this step went down from, its learning rate).
 
     Raises:
         ValueError: steps, lr or batch_size that cannot be; a batch of one image under BatchNorm in train mode.
@@ -51,22 +53,27 @@ def descend(
     optimizer = torch.optim.SGD(
         [p for p in model.parameters() if p.requires_grad], lr, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
     )
-    with torch.enable_grad(), _own_randomness(device, seed), _layout(images, model, *beside) as layout:
-        for step in track(steps, who, progress):
-            for group in optimizer.param_groups:
-                group["lr"] = lr * 0.1 ** ((step >= 0.4 * steps) + (step >= 0.8 * steps))
-            rows = next(batches).to(device)                            # (B,)
-            batch = crop_and_flip(images[rows], rng).contiguous(memory_format=layout)
-            loss = loss_of(batch, rows)
-            if not loss.isfinite():
-                raise FloatingPointError(
-                    f"{who}: the loss is {loss.item()} at step {step} of {steps} (lr={group['lr']:.4g}).\n"
-                    f"  Training has diverged: use a smaller lr than {lr:.4g}. The student passed in is unchanged."
-                )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    try:
+        with torch.enable_grad(), _own_randomness(device, seed), _layout(images, model, *beside) as layout:
+            for step in track(steps, who, progress):
+                now = lr * 0.1 ** ((step >= 0.4 * steps) + (step >= 0.8 * steps))
+                for group in optimizer.param_groups:
+                    group["lr"] = now
+                rows = next(batches).to(device)                            # (B,)
+                batch = crop_and_flip(images[rows], rng).contiguous(memory_format=layout)
+                loss = loss_of(batch, rows)
+                if not loss.isfinite():
+                    raise FloatingPointError(
+                        f"{who}: the loss is {loss.item()} at step {step} of {steps} (lr={now:.4g}).\n"
+                        f"  Training has diverged: use a smaller lr than {lr:.4g}. The student passed in is unchanged."
+                    )
+                optimizer.zero_grad(set_to_none=True)
+                loss.backward()
+                optimizer.step()
+                if after_step is not None:
+                    after_step(step + 1, loss.detach(), now)
+    finally:
+        optimizer.zero_grad(set_to_none=True)
 
 
 def _positions(n: int, batch_size: int, rng: torch.Generator) -> Iterator[Tensor]:
@@ -110,13 +117,18 @@ def _layout(images: Tensor, *models: nn.Module) -> Iterator[torch.memory_format]
         arrange(torch.contiguous_format)
 
 
+def learning_norms(model: nn.Module) -> list[str]:
+    """Every BatchNorm in train mode: it normalises by the batch, and remembers what it saw."""
+    return [name for name, m in model.named_modules() if m.training and isinstance(m, nn.modules.batchnorm._BatchNorm)]
+
+
 def _check_recipe(who: str, model: nn.Module, n: int, steps: int, lr: float, batch_size: int) -> None:
     if steps < 1 or batch_size < 1 or not lr > 0:
         raise ValueError(
             f"{who}: steps={steps}, batch_size={batch_size}, lr={lr}; asked for steps and batch_size >= 1, lr > 0.\n"
             f"  The paper's are steps=2000, batch_size=64, lr=0.02."
         )
-    norms = [name for name, m in model.named_modules() if m.training and isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = learning_norms(model)
     if norms and min(n, batch_size) == 1:
         raise ValueError(
             f"{who}: batches of one image (of {n}) cannot train BatchNorm ({norms[0]}).\n"

@@ -24,12 +24,12 @@ FLOORS = """
     tasks teachers
     slices splits                           # exact edits and numbers
     graph surgery speed operations
-    channels recipe measure
+    channels recipe measure features
     cells                                   # build
     criteria
-    filters
+    filters lowrank
     descent                                 # recover
-    baselines
+    baselines mimic
     drawing background                      # show
     curves
     plots
