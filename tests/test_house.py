@@ -22,14 +22,16 @@ FLOORS = """
     kinds
     pictures
     tasks teachers
-    slices splits                           # exact edits and numbers
+    slices splits lstsq                     # exact edits and numbers
     graph surgery speed operations
-    channels recipe measure features
+    channels recipe measure features lockstep
+    sites
     cells                                   # build
     criteria
     filters lowrank
     descent                                 # recover
-    baselines mimic
+    adaptors
+    align baselines mimic
     drawing background                      # show
     curves
     plots
