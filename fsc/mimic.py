@@ -57,8 +57,9 @@ def mir(
 
     Returns:
         The trained copy: where the teacher lives, in eval mode, with the student's `requires_grad`, and with an edit
-        "mir" at the end of its recipe. `recipe.report_of` shows the history in about 100 rows: step, loss (mean since
-        the row before; train mode, augmented), held_out_loss (eval mode, not augmented), lr, images_per_second.
+        "mir" at the end of its recipe. `fsc.report_of` shows the history in about 100 rows: step, loss (mean since
+        the row before; train mode, augmented), held_out_loss (eval mode, not augmented; only where images are held
+        out), lr, images_per_second.
 
     Ctrl-C ends training early, with a warning: what comes back has the weights of the row with the lowest held-out loss
     so far (where nothing is held out, with the lowest loss).
@@ -138,7 +139,7 @@ class _History:
     """A row about every hundredth of the steps, and the weights of the best row."""
 
     def __init__(self, teacher: nn.Module, student: nn.Module, kept_out: Tensor, steps: int, batch_size: int):
-        self.rows: list[dict[str, float | int | None]] = []
+        self.rows: list[dict[str, float | int]] = []
         self.done = self.best_step = 0
         self._student, self._steps, self._every, self._batch_size = student, steps, max(1, steps // 100), batch_size
         self._kept_out = kept_out.split(batch_size) if len(kept_out) else ()
@@ -155,9 +156,10 @@ class _History:
             return
         fitted = float(torch.stack(self._losses).mean())               # on a GPU this waits until all is computed
         seconds = max(time.perf_counter() - self._since, 1e-9)
-        row = {"step": done, "loss": fitted, "held_out_loss": self._held_out_loss(), "lr": lr}
-        self.rows.append(row | {"images_per_second": self._batch_size * len(self._losses) / seconds})
-        judged = fitted if row["held_out_loss"] is None else row["held_out_loss"]
+        seen = {"held_out_loss": self._held_out_loss()} if self._kept_out else {}
+        speed = self._batch_size * len(self._losses) / seconds
+        self.rows.append({"step": done, "loss": fitted, **seen, "lr": lr, "images_per_second": speed})
+        judged = seen.get("held_out_loss", fitted)
         if judged < self._best_loss:
             self._best, self._best_loss, self.best_step = self._weights(), judged, done
         self._losses, self._since = [], time.perf_counter()
@@ -169,9 +171,7 @@ class _History:
         return {name: tensor.detach().clone() for name, tensor in self._student.state_dict().items()}
 
     @torch.no_grad()
-    def _held_out_loss(self) -> float | None:
-        if not self._kept_out:
-            return None
+    def _held_out_loss(self) -> float:
         with evaluating(self._student):
             found = [self._student(batch) for batch in self._kept_out]
         pairs = list(zip(found, self._wanted, strict=True))

@@ -64,7 +64,7 @@ def test_held_out_images_are_not_fitted_but_looked_at(teacher, student, images):
     assert fingerprint(one) == fingerprint(other)
     assert history(one)[-1]["held_out_loss"] == pytest.approx(loss_between(one, teacher, out), rel=1e-5)
     assert history(one)[-1]["held_out_loss"] != history(other)[-1]["held_out_loss"]
-    assert history(mir(teacher, student, images, steps=1, **QUIET))[0]["held_out_loss"] is None
+    assert "held_out_loss" not in history(mir(teacher, student, images, steps=1, **QUIET))[0]
 
 
 def interrupted_after(steps, with_what=KeyboardInterrupt):
