@@ -25,8 +25,8 @@ def recipe_of(student: nn.Module) -> list[dict[str, Any]]:
 
     Each edit is plain data, {"edit": "prune_filters", "asked": {...}, "slices": {...}}: `slices` names the channels
     kept of every module that was sliced, counted in the net that the edit started from. That of `factorize` has
-    `splits`, {"layer1.0.conv1": {"scheme": "svd", "rank": 5}}; that of `drop_blocks` has `dropped`, a list of names; any
-    may have a `report`, which `report_of` returns.
+    `splits`, {"layer1.0.conv1": {"scheme": "svd", "rank": 5}}; that of `drop_blocks` has `dropped`, a list of names;
+    any may have a `report`, which `report_of` returns.
     """
     return getattr(student, "fsc_recipe", {"edits": []})["edits"]
 
@@ -97,7 +97,7 @@ def kept_channels(student: nn.Module, name: str, side: str = "out") -> Tensor | 
         ValueError: no such module or side.
     """
     if side not in ("out", "in"):
-        raise ValueError(f"kept_channels: asked for side {side!r} of {name}.\n  The sides are 'out' and 'in'.")
+        raise ValueError(f"kept_channels: asked for side {side!r} of {name}; the sides are 'out' and 'in'.")
     module = _module("kept_channels", student, name)
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         side = "out"
@@ -121,7 +121,7 @@ def _module(who: str, student: nn.Module, name: str) -> nn.Module:
     module = dict(student.named_modules()).get(name)
     if module is None:
         raise ValueError(
-            f"{who}: this {type(student).__name__} has no module {name!r}.\n"
+            f"{who}: asked for {name!r}; this {type(student).__name__} has no such a module.\n"
             f"  Names are those of student.named_modules()."
         )
     return module
