@@ -32,7 +32,8 @@ def split_svd(conv: nn.Conv2d, rank: int) -> nn.Sequential:
     """
     weight = _weight(conv, "svd", rank)                                     # (C_out, C_in, k, k)
     left, right = _halves(weight.flatten(1), rank)                          # (C_out, r), (r, C_in k k)
-    return nn.Sequential(conv_like(conv, right.unflatten(1, weight.shape[1:]), None), _pointwise(conv, left))
+    first = conv_like(conv, right.unflatten(1, weight.shape[1:]), None)
+    return nn.Sequential(first, _pointwise(conv, left)).train(conv.training)
 
 
 def split_spatial(conv: nn.Conv2d, rank: int) -> nn.Sequential:
@@ -51,7 +52,7 @@ def split_spatial(conv: nn.Conv2d, rank: int) -> nn.Sequential:
     pads = (pad, pad) if isinstance(pad, str) else ((pad[0], 0), (0, pad[1]))
     first = conv_like(conv, down, None, stride=(sh, 1), padding=pads[0], dilation=(dh, 1))
     last = conv_like(conv, across, conv.bias, stride=(1, sw), padding=pads[1], dilation=(1, dw))
-    return nn.Sequential(first, last)
+    return nn.Sequential(first, last).train(conv.training)
 
 
 def split_decoupled(conv: nn.Conv2d, rank: int) -> nn.Sequential:
@@ -64,7 +65,7 @@ def split_decoupled(conv: nn.Conv2d, rank: int) -> nn.Sequential:
     left, right = _halves(weight.transpose(0, 1).flatten(2), rank)          # (C_in, C_out, r), (C_in, r, k k)
     deep = right.reshape(-1, 1, *weight.shape[2:])                          # (C_in r, 1, k, k)
     first = conv_like(conv, deep, None, groups=conv.in_channels)
-    return nn.Sequential(first, _pointwise(conv, left.transpose(0, 1).flatten(1)))
+    return nn.Sequential(first, _pointwise(conv, left.transpose(0, 1).flatten(1))).train(conv.training)
 
 
 SCHEMES = {"svd": split_svd, "spatial": split_spatial, "decouple": split_decoupled}

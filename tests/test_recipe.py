@@ -10,6 +10,7 @@ from torch import nn
 
 import fsc
 from fsc.nets import NETS
+from fsc.recipe import with_edit
 
 
 @pytest.fixture
@@ -98,3 +99,36 @@ def test_a_missing_file_and_folder_are_named(teacher, student, tmp_path):
         fsc.load(tmp_path / "nowhere", teacher)
     with pytest.raises(FileNotFoundError, match="no folder"):
         fsc.save(student, tmp_path / "nowhere" / "s")
+
+
+ROWS = [
+    {"name": "layer1.0.conv1", "error": 0.5, "rank": 16}, {"name": "layer1.0.conv2", "error": float("nan"), "rank": 3}
+]  # fmt: skip
+
+
+def test_a_report_survives_saving_and_the_last_one_is_returned(teacher, student, tmp_path):
+    first = with_edit(copy.deepcopy(student), student, {"edit": "fskd", "asked": {}, "report": ROWS})
+    second = with_edit(copy.deepcopy(student), first, {"edit": "mir", "asked": {}, "report": ROWS[:1]})
+    last = with_edit(copy.deepcopy(student), second, {"edit": "finetune", "asked": {}, "slices": {}})
+    fsc.save(last, tmp_path / "s")
+    for net in (last, fsc.load(tmp_path / "s", teacher)):
+        assert len(fsc.report_of(net)) == 1
+        report = fsc.report_of(net, "fskd")
+        assert report["rank"].tolist() == [16, 3] and report["error"].isna().tolist() == [False, True]
+        assert torch.equal(fsc.kept_channels(net, "layer1.0.conv1"), fsc.kept_channels(student, "layer1.0.conv1"))
+
+
+def test_a_net_without_a_report_says_what_was_done_to_it(teacher, student):
+    with pytest.raises(ValueError, match=r"report_of: .* no report.\n  Its edits: prune_filters \(no report\)"):
+        fsc.report_of(student)
+    with pytest.raises(ValueError, match="no report of fskd.\n  Its edits: none, it is no student"):
+        fsc.report_of(teacher, "fskd")
+
+
+def test_dropped_blocks_are_dropped_again(teacher, student, tmp_path):
+    dropped = copy.deepcopy(student)
+    dropped.layer1[1] = nn.Identity()
+    dropped = with_edit(dropped, student, {"edit": "drop_blocks", "asked": {}, "dropped": ["layer1.1"]})
+    fsc.save(dropped, tmp_path / "s")
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(fsc.load(tmp_path / "s", teacher)(x), dropped(x))

@@ -92,7 +92,7 @@ def test_splitting_leaves_the_conv_and_the_global_random_numbers_alone(scheme):
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in conv.state_dict().items())
     assert {p.dtype for p in split.parameters()} == {torch.float16}
-    assert not any(p.requires_grad for p in split.parameters()) and not split[0].training
+    assert not any(p.requires_grad for p in split.parameters()) and not any(m.training for m in split.modules())
     assert split[1].bias.data_ptr() != conv.bias.data_ptr()
 
 

@@ -1,10 +1,11 @@
-"""Slicing single modules: right weights for dense, grouped and depthwise convs, and refusals."""
+"""Editing single modules: right weights for sliced dense, grouped and depthwise convs, refusals, replayed recipes."""
 
 import pytest
 import torch
 from torch import nn
 
 from fsc.slices import slice_channels, slice_modules
+from fsc.surgery import apply_edit
 
 
 def test_a_dense_conv_keeps_the_named_rows_and_columns():
@@ -63,3 +64,14 @@ def test_groups_that_would_become_unequal_are_refused(module, sides, words):
 def test_a_module_without_channels_is_refused():
     with pytest.raises(TypeError, match="ReLU has no channels to slice"):
         slice_channels(nn.ReLU(), out=torch.tensor([0]))
+
+
+def test_an_edit_of_a_recipe_slices_splits_and_drops():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3), nn.Conv2d(6, 6, 1)).eval()
+    kept = [0, 2]
+    apply_edit(net, {"edit": "prune_filters", "slices": {"0": {"out": kept}, "1": {"out": kept}, "2": {"in": kept}}})
+    apply_edit(net, {"edit": "factorize", "splits": {"2": {"scheme": "spatial", "rank": 3}}})
+    apply_edit(net, {"edit": "drop_blocks", "dropped": ["3"]})
+    apply_edit(net, {"edit": "fskd", "asked": {}})  # weights only
+    assert [m.weight.shape for m in (net[0], *net[2])] == [(2, 3, 3, 3), (3, 2, 3, 1), (6, 3, 1, 3)]
+    assert isinstance(net[3], nn.Identity) and not any(module.training for module in net.modules())
