@@ -1,15 +1,13 @@
-"""Accuracy against the two knobs of every notebook, the number of few images and the compression ratio."""
+"""Accuracy against the two knobs of every notebook, number of few images and compression ratio, and against time."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from fsc.drawing import (
-    COLOURS,
     INK,
-    MARKERS,
     NAMES,
     TEXT,
     WIDE,
@@ -21,9 +19,8 @@ from fsc.drawing import (
     one_of,
     percent,
     short_percent,
+    styles_of,
 )
-
-OTHER = ("#6B4E00", "p")  # colour and marker of a method of the reader's own
 
 
 def accuracy_by_samples(
@@ -67,6 +64,58 @@ def accuracy_by_ratio(
     return _accuracy("accuracy_by_ratio", table, ("ratio", ratio), ("samples", samples), draw, live, removed)
 
 
+def accuracy_by_seconds(table: pd.DataFrame, *, samples: int, ratio: float, removed: str = "filters") -> Picture:
+    """Accuracy against the time a repair took, with one number of few images at one ratio: a method a point.
+
+    Args:
+        table: as for `accuracy_by_samples`, and seconds; the median over the draws is shown, from 0.05 s on.
+        samples, ratio, removed: as for `accuracy_by_samples`.
+
+    Returns:
+        A picture whose `numbers` hold each METHOD's accuracy, "METHOD sd" and "METHOD seconds", and "draws".
+
+    Raises:
+        ValueError: as for `accuracy_by_samples`.
+    """
+    who = "accuracy_by_seconds"
+    _check(who, table, "seconds")
+    repaired = table[table.samples.notna() & table.seconds.notna()]
+    samples = one_of(who, "samples", samples, repaired.samples)
+    repaired = repaired[repaired.samples == samples]
+    ratio = one_of(who, "ratio", ratio, repaired.ratio)
+    groups = dict(list(repaired[repaired.ratio == ratio].groupby("method")))
+    levels = table[(table.method == "teacher") | ((table.method == "none") & (table.ratio == ratio))]
+    levels = levels.groupby("method").accuracy.mean()
+    styles = styles_of(_in_order([*groups, *levels.index]))
+
+    taken = f"{_count(samples)}, {short_percent(ratio)} of {removed} removed"
+    axes = new_axes((figure := new_figure()), WIDE, "time of the repair (s)", "top-1 accuracy (%)", taken)
+    axes.set_ylim(0, 102)
+    axes.set_xscale("log")
+    numbers, readings, labels, draws = {}, [], [], [len(group) for group in groups.values()]
+    for method, (name, colour, marker) in styles.items():
+        if method in levels:
+            mean = numbers[method] = float(levels[method])
+            axes.axhline(100 * mean, color=colour, linewidth=1.5, linestyle="--")
+            readings.append(f"{name} {percent(mean)}")
+        else:
+            rows = groups[method]
+            mean, sd, seconds = float(rows.accuracy.mean()), float(rows.accuracy.std()), float(rows.seconds.median())
+            place = (max(seconds, 0.05), 100 * mean)  # a stored 0.0 is less than half of a tenth
+            axes.errorbar(*place, 100 * sd if sd > 0 else None, color=colour, marker=marker, markersize=9, capsize=4)
+            readings.append(f"{name} {percent(mean)}{_spread(sd)} in {seconds:.3g} s")
+            numbers |= {method: mean, f"{method} seconds": seconds} | ({f"{method} sd": sd} if sd >= 0 else {})
+        labels.append((100 * mean, name, colour, marker))
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, 0.09), max(high, 11))  # always a few powers of ten to read the scale by
+    axes.xaxis.set_major_formatter("{x:g}")
+    label_lines(axes, labels, leaders=False)
+    several = f" (mean ± sd of {_range(draws)} draws, median time)" if max(draws) > 1 else ""
+    sentence = f"{taken}: {', '.join(readings)}{several}"
+    alt = f"Scatter plot of top-1 accuracy against the seconds that a repair took. {sentence}."
+    return Picture(figure, alt, f"{sentence}.", numbers | {"draws": max(draws)})
+
+
 class Line(NamedTuple):
     """One method's accuracies along x; a method that does not depend on x has only a level."""
 
@@ -86,30 +135,30 @@ class Line(NamedTuple):
 
 
 def _accuracy(who: str, table: pd.DataFrame, across: tuple, fixed: tuple, draw, live, removed: str) -> Picture:
-    check_columns(who, table, "method", "samples", "ratio", "seed", "accuracy")
+    _check(who, table)
     (x, at), (other, value) = across, fixed
     repaired = table[table.samples.notna()]
     value = one_of(who, other, value, repaired[other])
     repaired = repaired[repaired[other] == value]
     at = None if at is None else one_of(who, x, at, repaired[x])
     draw = None if draw is None else one_of(who, "draw", draw, repaired.seed)
-    draws = int(repaired.groupby(["method", x]).seed.nunique().max())
+    counts = repaired[repaired[x].notna() if at is None else repaired[x] == at].groupby(["method", x]).seed.nunique()
+    draws = int(counts.max())
     levels = table[(table.method == "teacher") | ((table.method == "none") & ((x == "ratio") | (table.ratio == value)))]
     groups = dict(list(pd.concat([repaired, levels]).groupby("method")))
-    order = [m for m in NAMES if m in groups] + [m for m in groups if m not in NAMES]
-    lines = [_line(method, groups[method], x, draw) for method in order]
+    lines = [_line(method, groups[method], x, draw) for method in _in_order(groups)]
     live = repaired[:0] if live is None else live.dropna(subset=[x])
 
     span = {x: sorted(repaired[x].unique()) if at is None else [at], other: [value]}
-    images = " to ".join(f"{n:.0f}" for n in _ends(span["samples"])) + " image" + "s" * (span["samples"] != [1])
-    band = f"; band: mean ± sd of {draws} draws" if draws > 1 else ""
+    images = _count(*_ends(span["samples"]))
+    band = f"; band: mean ± sd of {_range(counts)} draws" if draws > 1 else ""
     if draw is not None:
         images, band = f"{images} (draw {draw:.0f})", f"; line: draw {draw:.0f}{band.replace(';', ',')}"
     taken = " to ".join(map(short_percent, _ends(span["ratio"]))) + f" of {removed} removed"
     readings = [f"{line.name} {_reading(line, at)}" for line in lines if _has(line, at)]
     sentence = f"{images}, {taken}: {', '.join(readings)}"
     if draws > 1:
-        sentence += f" ({'means' if at is None else 'mean ± sd'} of {draws} draws)"
+        sentence += f" ({'means' if at is None else 'mean ± sd'} of {_range(counts)} draws)"
     numbers = {"draws": draws}
     for line in lines:
         numbers |= _numbers(line, at)
@@ -147,19 +196,19 @@ def _reading(line: Line, at) -> str:
         return percent(line.level)
     if at is None:
         return " to ".join(map(percent, _ends(line.shown)))
-    several = "" if pd.isna(line.sd[at]) else f" ± {100 * line.sd[at]:.1f}"
+    several = _spread(line.sd[at])
     if line.one is None:
         return percent(line.mean[at]) + several
     return f"{percent(line.one[at])} (all draws: {percent(line.mean[at])}{several})"
 
 
 def _draw(lines: list[Line], x: str, at, live: pd.DataFrame, xlabel: str, title: str) -> Figure:
-    figure, labels = new_figure(), []
+    figure, labels, styles = new_figure(), [], styles_of([line.method for line in lines] + list(live.method))
     scale, unit = (100, " (%)") if x == "ratio" else (1, "")
     axes = new_axes(figure, WIDE, xlabel + unit, "top-1 accuracy (%)", title)
     axes.set_ylim(0, 102)
     for line in lines:
-        colour, marker = COLOURS.get(line.method, OTHER[0]), MARKERS.get(line.method, OTHER[1])
+        _, colour, marker = styles[line.method]
         if line.mean.empty:
             axes.axhline(100 * line.level, color=colour, linewidth=1.5, linestyle="--")
             labels.append((100 * line.level, line.name, colour, marker))
@@ -172,8 +221,7 @@ def _draw(lines: list[Line], x: str, at, live: pd.DataFrame, xlabel: str, title:
         labels.append((100 * line.shown.iloc[-1], line.name, colour, marker))
     for row in live.itertuples():
         place = (scale * getattr(row, x), 100 * row.accuracy)
-        colour = COLOURS.get(row.method, OTHER[0])
-        axes.plot(*place, "*", markersize=20, color=colour, markeredgecolor=INK, zorder=5)
+        axes.plot(*place, "*", markersize=20, color=styles[row.method][1], markeredgecolor=INK, zorder=5)
         text = axes.annotate("live", place, (11, -14), textcoords="offset points", fontsize=TEXT, color=INK, zorder=6)
         text.set_bbox(dict(facecolor="white", edgecolor="none", alpha=0.8, pad=1))
     if at is not None:
@@ -185,6 +233,37 @@ def _draw(lines: list[Line], x: str, at, live: pd.DataFrame, xlabel: str, title:
     axes.set_xticks(ticks, [f"{tick:.4g}" for tick in ticks])
     label_lines(axes, labels)
     return figure
+
+
+def _check(who: str, table: pd.DataFrame, *more: str) -> None:
+    """Refuse a table that lacks a column, or holds the rows of several networks or tasks, which no mean may mix."""
+    check_columns(who, table, "method", "samples", "ratio", "seed", "accuracy", *more)
+    for column in {"task", "arch"} & {*table.columns}:
+        if table[column].nunique() > 1:
+            several = ", ".join(map(str, table[column].unique()))
+            raise ValueError(
+                f'{who}: the table mixes rows of several values of "{column}": {several}.\n'
+                f'  Pass the rows of one, as table[table.{column} == "{table[column].iloc[0]}"].'
+            )
+
+
+def _in_order(methods: Iterable[str]) -> list[str]:
+    """The methods of the series in their own order, then those of the reader's own."""
+    methods = list(dict.fromkeys(methods))
+    return [m for m in NAMES if m in methods] + [m for m in methods if m not in NAMES]
+
+
+def _count(*samples: float) -> str:
+    return " to ".join(f"{n:.0f}" for n in samples) + " image" + "s" * (samples != (1,))
+
+
+def _spread(sd: float) -> str:
+    return "" if pd.isna(sd) else f" ± {100 * sd:.1f}"
+
+
+def _range(counts: Iterable[int]) -> str:
+    low, high = min(counts), max(counts)
+    return f"{high}" if low == high else f"{low} to {high}"
 
 
 def _ends(values: Sequence) -> list:

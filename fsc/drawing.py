@@ -3,6 +3,7 @@
 import base64
 import html
 import io
+import itertools
 import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -14,20 +15,23 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-STYLES = {  # method: (name in words, colour, marker); the colours are those of Okabe and Ito, and wine
+STYLES = {  # method: (name in words, colour, marker); the colours are those of Okabe and Ito, and some dark ones
     "finetune": ("fine-tuned", "#D55E00", "o"),
     "kd": ("distilled", "#CC79A7", "s"),
     "fskd": ("FSKD", "#0072B2", "^"),
+    "fskd-published": ("FSKD as published", "#332288", ">"),
     "fskd-sgd": ("FSKD-SGD", "#56B4E9", "v"),
     "mir": ("MiR", "#009E73", "D"),
     "fskd+mir": ("FSKD + MiR", "#882255", "P"),
     "practise": ("PRACTISE", "#E69F00", "h"),
+    "bn": ("BN re-estimated", "#775533", "p"),
     "none": ("unrepaired", "#767676", "X"),
     "teacher": ("teacher", "#000000", "*"),
 }
 NAMES = {method: name for method, (name, _, _) in STYLES.items()}
 COLOURS = {method: colour for method, (_, colour, _) in STYLES.items()}
 MARKERS = {method: marker for method, (_, _, marker) in STYLES.items()}
+OTHERS = (("#9922EE", "<"), ("#5B7083", "d"), ("#880000", "8"))  # methods of the reader's own, in turn
 
 INCH = 96  # CSS pixels; figures are drawn with twice as many, for sharp screens and projectors
 TEXT = 11  # points: legible from the back of a room
@@ -103,23 +107,34 @@ def new_axes(figure: Figure, box: Sequence[float], xlabel: str, ylabel: str, tit
     return axes
 
 
-def label_lines(axes: Axes, labels: Iterable[tuple[float, str, str, str]], apart: float = 5.6) -> None:
-    """Name lines where they end, right of the axes: (y, text, colour, marker), moved until they are `apart` in y.
+def styles_of(methods: Iterable[str]) -> dict[str, tuple[str, str, str]]:
+    """Method -> (name in words, colour, marker), for methods of the reader's own too."""
+    own = itertools.cycle(OTHERS)
+    return {m: STYLES[m] if m in STYLES else (str(m), *next(own)) for m in dict.fromkeys(methods)}
 
-    The marker bears the line's colour and the text is dark, so that light colours do not cost legibility.
+
+def label_lines(axes: Axes, labels: Iterable[tuple[float, str, str, str]], *, leaders: bool = True) -> None:
+    """Name lines where they end, right of the axes: (y, text, colour, marker), moved apart where they would overlap.
+
+    The marker bears the line's colour and the text is dark, so that light colours do not cost legibility. A label that
+    was moved has a leader to the height it belongs to, unless told otherwise.
     """
-    labels = sorted(labels, key=lambda label: label[0])
-    low, high = axes.get_ylim()
+    axes.get_xlim(), axes.get_ylim()  # the limits have to be final before anything is measured by them
+    to_axes = axes.transData + axes.transAxes.inverted()
+    apart = 1.28 * TEXT / (72 * axes.get_position().height * axes.figure.get_figheight())
+    labels = sorted((to_axes.transform((axes.get_xlim()[1], y))[1], *rest) for y, *rest in labels)
     places = []
-    for y, *_ in labels:
-        places.append(max(y, places[-1] + apart if places else low))
+    for height, *_ in labels:
+        places.append(max(height, places[-1] + apart if places else 0.0))
     for i in range(len(places) - 1, -1, -1):  # what was pushed out at the top comes down again
-        places[i] = min(places[i], places[i + 1] - apart if i + 1 < len(places) else high)
-    x = axes.get_yaxis_transform()
-    for place, (_, text, colour, marker) in zip(places, labels, strict=True):
-        axes.plot(1.035, place, marker=marker, markersize=8, color=colour, transform=x, clip_on=False)
+        places[i] = min(places[i], places[i + 1] - apart if i + 1 < len(places) else 1.0)
+    whole = dict(transform=axes.transAxes, clip_on=False)
+    for place, (height, text, colour, marker) in zip(places, labels, strict=True):
+        if leaders and abs(place - height) > 0.01:
+            axes.plot((1.0, 1.025), (height, place), color=colour, linewidth=1, **whole)
+        axes.plot(1.045, place, marker=marker, markersize=8, color=colour, **whole)
         text = text if len(text) <= 20 else f"…{text[-19:]}"  # of a long name of a module the end says more
-        axes.text(1.065, place, text, fontsize=TEXT, color=INK, va="center", transform=x)
+        axes.text(1.075, place, text, fontsize=TEXT, color=INK, va="center", transform=axes.transAxes)
 
 
 def percent(share: float, digits: int = 1) -> str:

@@ -2,14 +2,14 @@
 
 import textwrap
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from torch import Tensor
 
-from fsc.curves import accuracy_by_ratio, accuracy_by_samples
+from fsc.curves import accuracy_by_ratio, accuracy_by_samples, accuracy_by_seconds
 from fsc.drawing import (
     COLOURS,
     INK,
@@ -25,13 +25,16 @@ from fsc.drawing import (
     one_of,
     percent,
     short_percent,
+    styles_of,
 )
 
 __all__ = [
-    "COLOURS", "MARKERS", "NAMES", "Picture", "accuracy_by_ratio", "accuracy_by_samples", "costs", "picture_grid",
-    "sensitivity", "training_curve",
+    "COLOURS", "MARKERS", "NAMES", "Picture", "accuracy_by_ratio", "accuracy_by_samples", "accuracy_by_seconds",
+    "costs", "error_map", "picture_grid", "sensitivity", "training_curve",
 ]  # fmt: skip
 
+SAME = 1e-6
+"""Squared relative errors below this are drawn as 0: float32 rounding gives 1e-12."""
 GREYS = ("#5B7083", "#B4C3CE", "#2B3640", "#8A7F73")  # networks that are no method of repair
 
 
@@ -77,6 +80,63 @@ def sensitivity(table: pd.DataFrame, *, ratio: float | None = None, teacher: flo
     return Picture(figure, alt, sentence, numbers)
 
 
+def error_map(errors: Mapping[str, pd.Series]) -> Picture:
+    """How far networks are from their teacher along the depth: a line a network, on a log scale that has a 0.
+
+    Args:
+        errors: network -> the result of `fsc.error_map`; a network named as a method has that method's colour.
+
+    Returns:
+        A picture whose `numbers` are {network: {layer: error}}.
+
+    Raises:
+        ValueError: no network, or one without a layer.
+    """
+    if not errors or any(len(line) == 0 for line in errors.values()):
+        found = ", ".join(f"{name} with {len(line)} layers" for name, line in errors.items()) or "none"
+        raise ValueError(
+            f"error_map: asked for networks with at least a layer each; found {found}.\n"
+            f'  Pass {{"none": fsc.error_map(teacher, student, images), ...}}.'
+        )
+    layers = list(dict.fromkeys(layer for line in errors.values() for layer in line.index))
+    place = {layer: i for i, layer in enumerate(layers)}
+    values = np.concatenate([line.to_numpy(float) for line in errors.values()])
+    seen = values[np.isfinite(values) & (values >= SAME)]
+    low, high = (seen.min(), max(1.0, seen.max())) if len(seen) else (0.1, 1.0)
+    zero = low / (high / low) ** 0.2                   # where 0 is drawn: a sixth of the height below the least error
+
+    figure = new_figure(height=5.0)
+    title = "0: the teacher; 1: no better than its mean"
+    axes = new_axes(figure, (0.12, 0.35, 0.575, 0.57), "", "squared error, relative", title)
+    axes.set_yscale("log")
+    axes.set_ylim(zero * 0.85, high * 1.15)
+    axes.axhline(zero, color=COLOURS["teacher"], linewidth=1.5, linestyle="--")
+    axes.axhline(1, color=INK, linewidth=1, linestyle=":")
+    labels = [(zero, NAMES["teacher"], COLOURS["teacher"], MARKERS["teacher"])]
+    for network, (name, colour, marker) in styles_of(errors).items():
+        line = errors[network].replace([np.inf, -np.inf], np.nan)
+        heights = line.where(~(line < SAME), zero)     # NaN stays NaN: a gap
+        where = [place[layer] for layer in line.index]
+        axes.plot(where, heights, color=colour, marker=marker, markersize=7, linewidth=2)
+        labels.append((heights.dropna().iloc[-1] if heights.notna().any() else zero, name, colour, marker))
+    steps = (1,) if high > 300 * low else (1, 2, 5)
+    ticks = [t for t in (step * 10.0**e for e in range(-6, 9) for step in steps) if 0.99 * low <= t <= 1.15 * high]
+    axes.set_yticks([zero, *ticks], ["0", *(f"{tick:g}" for tick in ticks)])
+    axes.minorticks_off()
+    shown = layers[:: -(-len(layers) // 24)]
+    texts = [layer if len(layer) <= 18 else f"…{layer[-17:]}" for layer in map(str, shown)]
+    axes.set_xticks([place[layer] for layer in shown], texts, rotation=90)
+    label_lines(axes, labels)
+
+    last = {NAMES.get(network, network): (line.index[-1], float(line.iloc[-1])) for network, line in errors.items()}
+    readings = ", ".join(f"{name} {value:.2g}" for name, (_, value) in last.items())
+    ends = ", ".join(dict.fromkeys(str(layer) for layer, _ in last.values()))
+    sentence = f"Squared error at the last layer ({ends}), relative to the variance of the teacher's: {readings}"
+    alt = f"Line chart of the error along {len(layers)} layers, from the first to the last, teacher = 0. {sentence}."
+    numbers = {network: {layer: float(error) for layer, error in line.items()} for network, line in errors.items()}
+    return Picture(figure, alt, f"{sentence}.", numbers)
+
+
 def costs(table: pd.DataFrame, *, teacher: str = "teacher") -> Picture:
     """Parameters, MACs and measured time of each student as bars, relative to its teacher; time with its interval.
 
@@ -110,13 +170,13 @@ def costs(table: pd.DataFrame, *, teacher: str = "teacher") -> Picture:
         axes.plot(places[[2, 2]], 100 * row[["low", "high"]], color=INK, linewidth=2.5, marker="_", markersize=12)
         for place, bar, top in zip(places, bars, tops, strict=True):
             above = dict(textcoords="offset points", ha="center", fontsize=TEXT, color=INK)
-            axes.annotate(f"{bar:.0f}", (place, top), (0, 5), **above)
-    axes.axhline(100, color=COLOURS["teacher"], linewidth=1.5, linestyle="--")
+            text = axes.annotate(f"{bar:.0f}", (place, top), (0, 5), **above)
+            text.set_bbox(dict(facecolor="white", edgecolor="none", alpha=0.8, pad=0.5))
+    axes.axhline(100, color=COLOURS["teacher"], linewidth=1.5, linestyle="--", label=textwrap.fill(teacher, 18))
     axes.set_ylim(0, 114 * max(1, relative.to_numpy().max()))
     axes.set_xticks(range(3), ["parameters", "MACs", "time, measured"], fontsize=TEXT + 1)
     axes.grid(visible=False, axis="x")
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 0.75), fontsize=TEXT, frameon=False)
-    label_lines(axes, [(100, teacher, COLOURS["teacher"], MARKERS["teacher"])])
+    axes.legend(loc="lower left", bbox_to_anchor=(1.0, 0.0), fontsize=TEXT, frameon=False)
 
     sentence = "; ".join(
         f"{name}: {percent(row.params)} of the parameters, {percent(row.macs)} of the MACs, "

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from fsc import plots
+from fsc.drawing import OTHERS
 
 
 def chart(method: str = "finetune") -> plots.Picture:
@@ -91,7 +92,9 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("sight", SIGHT)
 def test_no_two_methods_look_alike_whatever_cones_one_has(sight):
-    seen = {method: lab(np.array(SIGHT[sight]) @ linear(colour)) for method, colour in plots.COLOURS.items()}
+    colours = plots.COLOURS | {f"own {i}": colour for i, (colour, _) in enumerate(OTHERS)}
+    seen = {method: lab(np.array(SIGHT[sight]) @ linear(colour)) for method, colour in colours.items()}
     for (a, x), (b, y) in itertools.combinations(seen.items(), 2):
         assert np.linalg.norm(x - y) > 10, f"{a} and {b}"  # 2.3 is a difference one can just see
-    assert len(set(plots.MARKERS.values())) == len(plots.MARKERS), "the marker tells them apart without any colour"
+    markers = [*plots.MARKERS.values(), *(marker for _, marker in OTHERS)]
+    assert len(set(markers)) == len(markers), "the marker tells them apart without any colour"

@@ -1,25 +1,15 @@
 """The figures: their numbers equal the table's, their sentences say them, and they can be read from afar."""
 
 import io
-import itertools
 
 import matplotlib.pyplot
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from toy_tables import COLUMNS, depth, texts, timed_draws, timed_table, toy_table
 
 from fsc import plots
-
-COLUMNS = ["method", "samples", "ratio", "seed", "accuracy"]
-
-
-def toy_table() -> pd.DataFrame:
-    """50 images, half of the filters gone: three draws of 0.551, 0.572 and 0.593, whose mean is 0.572 and sd 0.021."""
-    rows = [("teacher", np.nan, np.nan, 0, 0.921), ("none", np.nan, 0.25, 0, 0.6), ("none", np.nan, 0.5, 0, 0.16)]
-    for samples, ratio, middle in ((50, 0.5, 0.572), (500, 0.5, 0.8), (50, 0.25, 0.75), (500, 0.25, 0.85)):
-        rows += [("finetune", samples, ratio, seed, middle + (seed - 1) * 0.021) for seed in range(3)]
-    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 @pytest.fixture
@@ -33,11 +23,6 @@ def no_figure_stays_open():
     assert matplotlib.pyplot.get_fignums() == []
 
 
-def texts(picture) -> list[str]:
-    """Every word drawn, in the order of drawing."""
-    return [t.get_text() for axes in picture.figure.axes for t in axes.texts]
-
-
 def every_figure() -> dict:
     history = pd.DataFrame({"step": [0, 100, 200], "loss": [2.3, 0.5, 0.01], "accuracy": [0.16, np.nan, 0.572]})
     names = ["conv1"] * 2 + ["blocks.2.branch.residual.depthwise.conv1"] * 2
@@ -46,112 +31,59 @@ def every_figure() -> dict:
         "by samples": plots.accuracy_by_samples(toy_table(), ratio=0.5, samples=50),
         "by ratio": plots.accuracy_by_ratio(toy_table(), samples=50, ratio=0.25),
         "sensitivity": plots.sensitivity(layers, teacher=0.921),
+        "by seconds": plots.accuracy_by_seconds(timed_draws(), samples=50, ratio=0.5),
+        "error map": plots.error_map({"none": pd.Series({"bn1": 0.0} | dict.fromkeys(names, 2e-3)), "own": depth(0.3)}),
         "costs": plots.costs(timed_table().rename(index={"half": "half of the filters of the inner layers"})),
         "training": plots.training_curve(history, teacher=0.921),
         "images": plots.picture_grid(torch.zeros(3, 3, 8, 8), mean=(0.5,) * 3, std=(0.25,) * 3, titles=list("aab")),
     }
 
 
-def timed_table() -> pd.DataFrame:
-    """As `fsc.compare` gives it."""
-    return pd.DataFrame(
-        {
-            "params": [1000, 250],
-            "macs": [8000, 4000],
-            "ratio": [1.0, 0.8],
-            "low": [1.0, 0.7],
-            "high": [1.0, 0.9],
-            "verdict": ["reference", "faster 1.25x"],
-        },
-        index=["teacher", "half"],
-    )
-
-
-def test_the_sentence_reads_the_point_that_the_knobs_chose(table):
-    assert plots.accuracy_by_samples(table, ratio=0.5, samples=50).sentence == (
-        "50 images, 50 % of filters removed: fine-tuned 57.2 % ± 2.1, unrepaired 16.0 %, teacher 92.1 % "
-        "(mean ± sd of 3 draws)."
-    )
-
-
-def test_without_a_point_the_sentence_reads_the_range(table):
-    assert plots.accuracy_by_samples(table, ratio=0.5).sentence == (
-        "50 to 500 images, 50 % of filters removed: fine-tuned 57.2 % to 80.0 %, unrepaired 16.0 %, teacher 92.1 % "
-        "(means of 3 draws)."
-    )
-    assert plots.accuracy_by_ratio(table, samples=50).sentence == (
-        "50 images, 25 % to 50 % of filters removed: fine-tuned 75.0 % to 57.2 %, unrepaired 60.0 % to 16.0 %, "
-        "teacher 92.1 % (means of 3 draws)."
-    )
-
-
-def test_one_draw_and_a_live_result_are_read_beside_the_stored_band(table):
-    live = pd.DataFrame([("finetune", 50, 0.5, 9, 0.6)], columns=COLUMNS)
-    picture = plots.accuracy_by_samples(table, ratio=0.5, samples=50, draw=2, live=live)
+def test_the_error_map_has_a_line_a_network_in_its_colour_and_gives_the_errors_back():
+    errors = {"none": depth(0.0, 0.2, 0.8), "fskd": depth(0.0, 0.05, 0.1)}
+    picture = plots.error_map(errors)
+    assert picture.numbers == {name: line.to_dict() for name, line in errors.items()}
     assert picture.sentence == (
-        "50 images (draw 2), 50 % of filters removed: fine-tuned 59.3 % (all draws: 57.2 % ± 2.1), unrepaired 16.0 %, "
-        "teacher 92.1 % (mean ± sd of 3 draws); live: fine-tuned 60.0 %."
+        "Squared error at the last layer (layer2), relative to the variance of the teacher's: unrepaired 0.8, FSKD 0.1."
     )
-    assert picture.numbers["finetune draw"] == pytest.approx(0.593)
-    assert picture.numbers["finetune live"] == 0.6
-    assert "live" in texts(picture)
-    assert "live" not in texts(plots.accuracy_by_samples(table, ratio=0.5, samples=50, draw=2))
+    (axes,) = picture.figure.axes
+    drawn = {line.get_color(): line for line in axes.lines if list(line.get_xdata()) == [0, 1, 2]}
+    assert list(drawn[plots.COLOURS["none"]].get_ydata())[1:] == [0.2, 0.8]
+    assert list(drawn[plots.COLOURS["fskd"]].get_ydata())[1:] == [0.05, 0.1]
+    assert axes.get_yscale() == "log" and [t.get_text() for t in axes.get_xticklabels()] == list(errors["none"].index)
 
 
-def test_a_single_draw_claims_no_spread(table):
-    once = table[table.seed == 0]
-    assert plots.accuracy_by_samples(once, ratio=0.5, samples=50).sentence == (
-        "50 images, 50 % of filters removed: fine-tuned 55.1 %, unrepaired 16.0 %, teacher 92.1 %."
-    )
+@pytest.mark.parametrize("nothing", [0.0, 5e-16])
+def test_an_error_of_zero_or_of_rounding_is_drawn_on_the_teachers_line_at_the_foot(nothing):
+    (axes,) = plots.error_map({"none": depth(nothing, 0.2, 0.8)}).figure.axes
+    line = next(line for line in axes.lines if list(line.get_xdata()) == [0, 1, 2])
+    foot = line.get_ydata()[0]
+    assert axes.get_ylim()[0] < foot < 0.2 / 1.2 and foot in axes.get_yticks()
+    assert [t.get_text() for t in axes.get_yticklabels()][list(axes.get_yticks()).index(foot)] == "0"
 
 
-@pytest.mark.parametrize(("samples", "ratio"), [(50, 0.25), (50, 0.5), (500, 0.25), (500, 0.5)])
-def test_numbers_equal_the_table_on_both_axes(table, samples, ratio):
-    mine = table[(table.samples == samples) & (table.ratio == ratio)].accuracy
-    unrepaired = table[(table.method == "none") & (table.ratio == ratio)].accuracy.item()
-    expected = {"finetune": mine.mean(), "finetune sd": np.std(mine, ddof=1), "draws": 3}
-    expected |= {"none": unrepaired, "teacher": 0.921}
-    assert plots.accuracy_by_samples(table, ratio=ratio, samples=samples).numbers == pytest.approx(expected)
-    assert plots.accuracy_by_ratio(table, ratio=ratio, samples=samples).numbers == pytest.approx(expected)
+def test_an_error_map_of_the_teacher_itself_is_a_line_of_zeros():
+    picture = plots.error_map({"copy": depth(0.0, 0.0)})
+    assert picture.sentence.endswith("copy 0.") and len(picture.png()) > 0
 
 
-def test_the_line_that_is_drawn_is_the_mean_in_percent(table):
-    (axes,) = plots.accuracy_by_samples(table, ratio=0.5).figure.axes
-    line = next(line for line in axes.lines if list(line.get_xdata()) == [50, 500])
-    assert list(line.get_ydata()) == pytest.approx([57.2, 80.0])
-    band = axes.collections[0].get_paths()[0].vertices
-    assert {round(y, 6) for x, y in band if x == 50} == {55.1, 59.3}
+def test_layers_that_one_network_lacks_leave_the_others_in_place():
+    short = depth(0.1, 0.2, 0.3).drop("layer1")
+    picture = plots.error_map({"none": depth(0.4, 0.5, 0.6), "fskd": short, "svd": depth(0.1, np.nan, np.inf)})
+    places = [list(line.get_xdata()) for line in picture.figure.axes[0].lines]
+    assert [0, 2] in places and len(picture.png()) > 0
 
 
-def test_a_method_of_the_readers_own_is_drawn_under_its_own_name(table):
-    table.loc[table.method == "finetune", "method"] = "my idea"
-    picture = plots.accuracy_by_samples(table, ratio=0.5, samples=50)
-    assert "my idea 57.2 %" in picture.sentence and "my idea" in texts(picture)
+def test_a_deep_network_names_only_some_of_its_layers():
+    (axes,) = plots.error_map({"none": depth(*[0.5] * 60)}).figure.axes
+    assert len(axes.get_xticks()) == 20
 
 
-def test_a_method_without_this_point_is_left_out_of_the_sentence_and_not_out_of_the_figure(table):
-    few = pd.DataFrame([("mir", 500, 0.5, 0, 0.9)], columns=COLUMNS)
-    picture = plots.accuracy_by_samples(pd.concat([table, few]), ratio=0.5, samples=50)
-    assert "MiR" not in picture.sentence and "mir" not in picture.numbers and "MiR" in texts(picture)
-
-
-def test_a_ratio_is_found_whatever_its_last_digit(table):
-    table.ratio = table.ratio.replace(0.5, 0.1 + 0.2)
-    assert "30 % of filters removed" in plots.accuracy_by_samples(table, ratio=0.3, samples=50).sentence
-
-
-@pytest.mark.parametrize(
-    ("asked", "words"),
-    [
-        ({"ratio": 0.3}, "accuracy_by_samples: the table has no ratio 0.3.\n  There are: 0.25, 0.5."),
-        ({"ratio": 0.5, "samples": 51}, "the table has no samples 51.\n  There are: 50.0, 500.0."),
-        ({"ratio": 0.5, "draw": 3}, "the table has no draw 3.\n  There are: 0, 1, 2."),
-    ],
-)
-def test_what_the_table_does_not_hold_is_refused_with_what_it_holds(table, asked, words):
-    with pytest.raises(ValueError) as caught:
-        plots.accuracy_by_samples(table, **asked)
-    assert words in str(caught.value)
+def test_an_error_map_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="error_map: asked for networks with at least a layer each; found none"):
+        plots.error_map({})
+    with pytest.raises(ValueError, match="found none with 0 layers"):
+        plots.error_map({"none": pd.Series(dtype=float)})
 
 
 def test_a_missing_column_is_named(table):
@@ -184,6 +116,15 @@ def test_costs_are_relative_and_the_time_carries_its_interval_and_verdict():
     assert picture.numbers == {"half": {"params": 0.25, "macs": 0.5, "time": 0.8, "low": 0.7, "high": 0.9}}
     bars = [patch.get_height() for patch in picture.figure.axes[0].patches]
     assert bars == pytest.approx([25, 50, 80])
+
+
+@pytest.mark.parametrize("high", [0.9, 1.2, 2.5, 8.0])
+def test_in_costs_the_teacher_is_named_in_the_legend_where_nothing_can_lie_over_it(high):
+    table = timed_table()
+    table.loc["half", "high"] = high
+    (axes,) = plots.costs(table).figure.axes
+    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["teacher", "half"]
+    assert not [t for t in axes.texts if t.get_text() == "teacher"]
 
 
 def test_costs_refuse_a_time_relative_to_something_else():
@@ -252,10 +193,8 @@ def test_nothing_that_is_drawn_reaches_over_the_edge(name):
     assert min(drawn.x0, drawn.y0) > -0.02 and drawn.x1 < width + 0.02 and drawn.y1 < height + 0.02, drawn
 
 
-def test_labels_of_lines_that_end_together_do_not_overlap():
-    methods = [m for m in plots.NAMES if m not in ("none", "teacher")]
-    crowd = pd.DataFrame([(m, n, 0.5, 0, 0.99) for m in methods for n in (10, 500)], columns=COLUMNS)
-    (axes,) = plots.accuracy_by_samples(crowd, ratio=0.5).figure.axes
-    boxes = sorted((t.get_window_extent() for t in axes.texts), key=lambda box: box.y0)
-    assert len(boxes) == len(methods)
-    assert all(low.y1 <= high.y0 + 1 for low, high in itertools.pairwise(boxes))
+def test_labels_on_a_log_scale_stand_at_the_height_of_their_lines():
+    (axes,) = plots.error_map({"none": depth(0.01, 1.0), "fskd": depth(0.01, 0.1)}).figure.axes
+    heights = {t.get_text(): t.get_position()[1] for t in axes.texts}
+    foot, top = (np.log(limit) for limit in axes.get_ylim())
+    assert heights["FSKD"] == pytest.approx((np.log(0.1) - foot) / (top - foot))
