@@ -35,35 +35,35 @@ def fskd(
     images: Tensor,
     *,
     method: str = "closed",
-    at: str = "block",
+    at: str = "conv",
     intercept: bool = True,
-    ridge: float = 1e-3,
+    ridge: float = 0.01,
     shortcuts: bool = True,
     kept: Kept | None = None,
     steps: int = 2000,
-    lr: float = 0.02,
+    lr: float = 1.0,
     batch_size: int = 64,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> nn.Module:
-    """A copy of the student, recovered: at each block's end a 1x1 conv fitted to the teacher's features, merged away.
+    """A copy of the student, recovered: behind each conv a 1x1 conv fitted to the teacher's features, and merged away.
 
     One sweep from the first site to the last: both networks go forward side by side, every fit sees features that the
     fits before it have already corrected, and the teacher's untouched ones as its target. No labels; nothing is added:
     parameters and MACs are the student's. BatchNorm behind a fitted conv becomes neutral: its statistics are those of
     the few images, and in eval mode it passes on what it gets.
 
-    Published (section 3 of the paper and the authors' code): `at="conv"`, `intercept=False`, `ridge=0`,
-    `shortcuts=False`. The defaults are extensions, chosen by errors on held-out few images.
+    Published (section 3 of the paper and the authors' code): `intercept=False`, `ridge=0`, `shortcuts=False`. The
+    defaults are extensions, chosen by errors on held-out few images (data/choose_fskd.py).
 
     Args:
         teacher: not changed; its device is where the work is done.
         student: of `prune_filters`, `factorize` or `drop_blocks`, or with names like the teacher's; left as it is.
         images: (N, C, H, W), normalised, unlabelled.
         method: "closed", or "sgd": all 1x1 convs at once by gradient descent (the paper's FSKD-SGD; steps, lr,
-            batch_size and seed are its own), without intercept, ridge and shortcuts.
-        at: "block", behind the last conv of each block, of each factorized conv and of each plain layer; or "conv",
-            behind every conv.
+            batch_size and seed are its own), without intercept, ridge and shortcuts. The lr, too, was chosen so.
+        at: "conv", behind every conv (of a factorized one, behind its last), as in the authors' code; or "block", behind
+            the last conv of each block, of each factorized conv and of each plain layer, as in the paper's abstract.
         intercept: also fit a bias, where BatchNorm or the conv has one to take it up (extension).
         ridge: pull toward the identity, relative to the mean squared feature (extension).
         shortcuts: where a shortcut is added next, fit the sum: the block also mends what the shortcut got wrong
@@ -155,13 +155,12 @@ def _sweep(
     for i in track(len(sites), who, progress):
         site = sites[i]
         through = shortcuts and site.other is not None
-        targets = [site.twin, site.other_twin] if through else [site.twin]
-        ahead = {node for s in sites[i:] for node in (s.twin, s.other_twin) if node is not None}
+        wanted = [s.twin_sum if shortcuts and s.other is not None else s.twin for s in sites[i:]]
         folds: list[lstsq.Sums | None] = [None] * FOLDS
         for c in range(len(mine.values)):
-            there = theirs.advance(c, 1 + max(theirs.place[node] for node in targets), ahead)
+            there = theirs.advance(c, 1 + theirs.place[wanted[0]], set(wanted))
             here = mine.advance(c, site.stop, set())
-            t = sum(_channels(there[node], site.kept) for node in targets)               # (n, C, H, W)
+            t = _channels(there[wanted[0]], site.kept)                                   # (n, C, H, W)
             e = t - here[site.node] - (here[site.other] if through else 0)
             sums = lstsq.Sums.of(here[site.node], e, t)
             folds[c % FOLDS] = sums if folds[c % FOLDS] is None else folds[c % FOLDS] + sums
@@ -173,7 +172,7 @@ def _sweep(
         if fit is not None:
             merge_at(net, site, fit.q, fit.bias, *total.mean_and_variance(fit))
             for values in mine.values:
-                values[site.node] = _adapted(values[site.node], fit)
+                values[site.node].copy_(_adapted(values[site.node], fit))  # in place: 5,000 images leave no holes
     return rows
 
 
@@ -236,10 +235,10 @@ def _check(
     if method not in ("closed", "sgd") or at not in ("block", "conv"):
         raise ValueError(
             f"{who}: asked for method={method!r}, at={at!r}.\n"
-            f'  method is "closed" (least squares) or "sgd"; at is "block" (each one\'s end) or "conv" (behind every one).'
+            f'  method is "closed" (least squares) or "sgd"; at is "block" (each one\'s end) or "conv" (behind each).'
         )
     if not (isinstance(ridge, int | float) and 0 <= ridge < math.inf):
-        raise ValueError(f"{who}: ridge={ridge!r}; asked for a number >= 0, such as 0.001.\n  0 switches it off.")
+        raise ValueError(f"{who}: ridge={ridge!r}; asked for a number >= 0, such as 0.01.\n  0 switches it off.")
     check_fits(who, images, teacher, student)
 
 
@@ -265,6 +264,6 @@ def _warn_of_few_rows(rows: list[dict[str, Any]], ridge: float, images: int) -> 
             f"worst: {worst['rows']} rows for {worst['unknowns']} unknowns.\n  "
             f"About {math.ceil(worst['unknowns'] / worst['rows'] * images)} images would do. "
             + (f"The ridge of {ridge:g} keeps these fits near the identity." if ridge else "Without a ridge these fits "
-               "are the ones nearest to the identity; ridge=0.001 guards them against noise."),
+               "are the ones nearest to the identity; ridge=0.01 guards them against noise."),
             stacklevel=3,
         )

@@ -22,7 +22,8 @@ class Site:
         conv, norm: names of the conv and of that BatchNorm, or None.
         node, twin: the feature there, in the student's and in the teacher's graph.
         kept: (C,) which of the teacher's channels the student's answer to; None: all.
-        other, other_twin: what an add puts on the two features next, as the shortcut of a residual block; or None.
+        other: what an add puts on the feature next, such as the shortcut of a residual block; or None.
+        twin_sum: the teacher's sum that answers to that add, or None.
         stop: the place in the student's graph before which the adaptor must be there: its first reader.
         groups: the adaptor may only mix channels inside each of so many groups, as the conv does.
         bias: a bias can be merged too.
@@ -34,7 +35,7 @@ class Site:
     twin: fx.Node
     kept: Tensor | None
     other: fx.Node | None
-    other_twin: fx.Node | None
+    twin_sum: fx.Node | None
     stop: int
     groups: int
     bias: bool
@@ -76,13 +77,13 @@ def find_sites(
         norm = _norm_behind(student, node)
         feature = norm or node
         twin = theirs[norm.target if norm else teacher_name(net, node.target)]
-        other, other_twin = _added(feature), _added(twin)
-        if other is None or other_twin is None or not _same_maps(other, other_twin, channels):
-            other = other_twin = None
+        (_, other), (twin_sum, _) = _added(feature), _added(twin)
+        if other is None or twin_sum is None or not _same_maps(other, twin_sum, channels):
+            other = twin_sum = None
         _check_maps(feature, twin, channels)
         sites.append(Site(
             conv=node.target, norm=norm.target if norm else None, node=feature, twin=twin, kept=channels,
-            other=other, other_twin=other_twin, stop=min(place[user] for user in feature.users), groups=conv.groups,
+            other=other, twin_sum=twin_sum, stop=min(place[user] for user in feature.users), groups=conv.groups,
             bias=norm is not None or conv.bias is not None,
         ))  # fmt: skip
     return sorted(sites, key=lambda site: site.stop), without
@@ -147,14 +148,14 @@ def _why_not(graph: fx.GraphModule, node: fx.Node) -> str | None:
     return f"it shares its weight with {next(n for n in owners if n != node.target)}" if len(owners) > 1 else None
 
 
-def _added(feature: fx.Node) -> fx.Node | None:
-    """What an add, the feature's only reader, puts on it."""
+def _added(feature: fx.Node) -> tuple[fx.Node | None, fx.Node | None]:
+    """The add that alone reads the feature, and what it puts on it."""
     (reader, *others) = feature.users
     plus = reader.target in operations.ADDS and "sub" not in getattr(reader.target, "__name__", str(reader.target))
     terms = [arg for arg in reader.args if isinstance(arg, fx.Node)]
     if others or not plus or len(terms) != 2 or len(reader.args) != 2 or reader.kwargs or terms[0] is terms[1]:
-        return None
-    return terms[terms[0] is feature]
+        return None, None
+    return reader, terms[terms[0] is feature]
 
 
 def _same_maps(mine: fx.Node, theirs: fx.Node, kept: Tensor | None) -> bool:

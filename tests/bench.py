@@ -46,6 +46,10 @@ def bench(what: str, limit: float, unit: str):
     return enter
 
 
+def quiet(done: int, total: int) -> None:
+    pass
+
+
 def seconds(work: Callable[[], object]) -> float:
     begin = time.perf_counter()
     work()
@@ -81,16 +85,73 @@ def finetune_step():
             sgd.step()
 
     def ours(steps):
-        fsc.finetune(net, net, images, labels, steps=steps, progress=lambda done, total: None)
+        fsc.finetune(net, net, images, labels, steps=steps, progress=quiet)
 
     bare(3), ours(3)
     return [seconds(lambda: ours(12)) / seconds(lambda: bare(12)) for _ in range(9)]
 
 
+@bench("MiR step of ResNet-20, against a bare loop", 1.1, "x")
+def mir_step():
+    """Against teacher forward, student forward, backward and SGD step on one batch that lies ready."""
+    teacher, images = NETS["resnet20"](10).eval(), torch.randn(256, 3, 32, 32)
+    student = fsc.prune_filters(teacher, 0.5)
+    batch = images[:64].contiguous(memory_format=torch.channels_last)
+
+    def bare(steps):
+        model = copy.deepcopy(student).train().to(memory_format=torch.channels_last)
+        source = copy.deepcopy(teacher).to(memory_format=torch.channels_last)
+        model.pool = model.linear = source.pool = source.linear = torch.nn.Identity()
+        sgd = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9, weight_decay=1e-4)
+        for _ in range(steps):
+            sgd.zero_grad()
+            with torch.no_grad():
+                wanted = source(batch)
+            F.mse_loss(model(batch), wanted).backward()
+            sgd.step()
+
+    def ours(steps):
+        fsc.mir(teacher, student, images, steps=steps, progress=quiet)
+
+    bare(3), ours(3)
+    return [seconds(lambda: ours(30)) / seconds(lambda: bare(30)) for _ in range(7)]
+
+
+@bench("FSKD of ResNet-20, 500 images, against one forward pass", 4.0, "x")
+def fskd_time():
+    """Against one forward pass of teacher and student over the same images, in batches as large as the sweep's."""
+    teacher, images = NETS["resnet20"](10).eval(), torch.randn(500, 3, 32, 32)
+    student = fsc.prune_filters(teacher, 0.5)
+
+    def forward():
+        with torch.no_grad():
+            for batch in images.split(50):
+                teacher(batch), student(batch)
+
+    def sweep():
+        fsc.fskd(teacher, student, images, progress=quiet)
+
+    forward(), sweep()
+    return [seconds(sweep) / seconds(forward) for _ in range(7)]
+
+
+@bench("FSKD of ResNet-20, 5,000 images, memory of all", 2.0, "GB")
+def fskd_memory():
+    """Peak of a process that holds torch, the images and the sweep."""
+    program = (
+        "import resource, torch, fsc; from fsc.nets import NETS; t = NETS['resnet20'](10).eval();"
+        "fsc.fskd(t, fsc.prune_filters(t, 0.5), torch.randn(5000, 3, 32, 32), progress=lambda done, total: None);"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)"
+    )
+    here = Path(__file__).parent.parent
+    run = functools.partial(subprocess.run, [sys.executable, "-c", program], cwd=here, capture_output=True, check=True)
+    return [float(run().stdout)]
+
+
 @bench("a knob of a panel, first visit", 200, "ms")
 def knob():
     """Every setting of a panel over the stored study, each for the first time: look up, draw, encode."""
-    table = pd.read_csv(fsc.data_dir() / "studies" / "few_samples.csv", comment="#").query("task == 'shapes'")
+    table = pd.read_csv(fsc.data_dir() / "studies" / "methods.csv", comment="#").query("task == 'shapes'")
     repaired = table[table.samples.notna()]
     knobs = {"samples": sorted(repaired.samples.unique()), "ratio": sorted(repaired.ratio.unique())}
     draw = functools.partial(draw_curves, table)

@@ -238,7 +238,7 @@ def test_fewer_rows_than_unknowns_are_told_with_the_images_that_would_do(teacher
     with pytest.warns(UserWarning, match=r"fewer rows .* layer3\.0\.bn2") as caught:
         fsc.fskd(teacher, student, images[:1], progress=quiet)          # 4 x 4 pixels for 64 channels and a bias
     text = str(caught[0].message)
-    assert "16 rows for 65 unknowns" in text and re.search(r"About 5 images would do", text) and "0.001" in text
+    assert "16 rows for 65 unknowns" in text and re.search(r"About 5 images would do", text) and "0.01" in text
 
 
 def test_a_conv_called_twice_gets_no_adaptor_and_that_is_said(images):
