@@ -2,7 +2,8 @@
 
     python data/measure_methods.py                  # drawings; photographs too where FSC_REAL_DATA names their folder
     python data/measure_methods.py fskd --only "task == 'shapes' and samples < 500"    # this method, these rows
-    python data/measure_methods.py --table          # print the tables of the README from the stored rows
+    python data/measure_methods.py --table          # print the tables from the stored rows
+    python data/measure_methods.py --readme         # put them where the READMEs have a line <!-- table TASK NET RATIO -->
 
 Networks of which 30, 50 or 70 % of the inner filters are gone, 50, 100 and 500 images, 5 draws each. Rows are written
 one by one; a run that was stopped goes on where it was.
@@ -13,6 +14,7 @@ import copy
 import math
 import os
 import platform
+import re
 import time
 from functools import partial
 from pathlib import Path
@@ -167,14 +169,27 @@ def table(task: str, arch: str, ratio: float, numbers: tuple[int, ...] = (50, 10
     return "\n".join([*lines, "", f"Top-1 accuracy in %, mean ± standard deviation over {draws} draws of the images."])
 
 
+MARKED = re.compile(r"(<!-- table (\w+) (\w+) ([\d.]+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
+
+
+def refreshed(page: str) -> str:
+    """The text of a README with each marked table as the stored rows have it."""
+    return MARKED.sub(lambda m: m[1] + table(m[2], m[3], float(m[4])) + m[5], page)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("methods", nargs="*", help=f"of {', '.join(METHODS)}; none: all")
     parser.add_argument("--only", metavar="QUERY", help="rows of which this is true, as pandas.DataFrame.query reads")
     parser.add_argument("--table", action="store_true", help="print the tables from the stored rows; measure nothing")
+    parser.add_argument("--readme", action="store_true", help="write them into the READMEs; measure nothing")
     asked = parser.parse_args()
     if unknown := set(asked.methods) - set(METHODS):
         parser.error(f"no method {', '.join(unknown)}; there are {', '.join(METHODS)}")
+    if asked.readme:
+        for page in (STORE.parents[1] / "README.md", STORE.parents[2] / "README.md"):
+            page.write_text(refreshed(page.read_text()))
+        return
     if not asked.table:
         measure(asked.methods or list(METHODS), asked.only)
     rows = read()

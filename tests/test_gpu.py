@@ -43,6 +43,20 @@ def test_accuracy_and_fine_tuning_agree_with_the_cpu(teacher):
     assert (found[0] - found[1]).abs().max() <= 1e-3 * found[0].abs().max()
 
 
+@pytest.mark.parametrize("method", ["closed", "sgd"])
+def test_fskd_agrees_with_the_cpu(teacher, method):
+    images = fsc.load_task("shapes").sample(50).images
+    found = []
+    for device in ("cpu", "cuda"):
+        net = copy.deepcopy(teacher).to(device)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            student = fsc.fskd(net, fsc.prune_filters(net, 0.5), images, method=method, steps=3)
+            found.append(student(images.to(device)).cpu())
+            assert {p.device.type for p in student.parameters()} == {device}
+    # Float32 features and float64 fits on both; 20 layers of rounding stay far below what changes a class.
+    assert (found[0] - found[1]).abs().max() <= 1e-3 * found[0].abs().max()
+
+
 def test_latency_is_measured_with_events(teacher):
     net = copy.deepcopy(teacher).to("cuda")
     table = fsc.latency({"teacher": net, "same": copy.deepcopy(net)}, torch.randn(64, 3, 32, 32))

@@ -21,15 +21,17 @@ def script(name: str):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_table_of_difficulty_is_that_of_the_stored_rows(page):
-    assert script("measure_few_samples").table() in page.read_text()
+def test_measured_tables_are_those_of_the_stored_rows(page):
+    study, text = script("measure_methods"), page.read_text()
+    assert study.MARKED.search(text), f"{page} marks no table"
+    assert study.refreshed(text) == text, "run: python data/measure_methods.py --readme"
 
 
 def test_the_embedded_data_shows_what_photographs_show():
     """Half the filters cost tens of points, 50 images do not bring them back, 500 bring more (means of 5 draws)."""
     import pandas as pd
 
-    rows = pd.read_csv(script("measure_few_samples").STORE, comment="#")
+    rows = pd.read_csv(script("measure_methods").STORE, comment="#")
     for name in ("shapes", "cifar10"):
         part = rows[(rows.task == name) & (rows.ratio.isna() | (rows.ratio == 0.5))]
         mean = {m: part[part.method == m].accuracy.mean() for m in ("teacher", "none")}
