@@ -58,7 +58,7 @@ def test_the_ten_lines_run_as_they_stand(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     code = re.search(r"## Ten lines\n\n```python\n(.*?)```", PAGES[0].read_text(), re.DOTALL)[1]
     exec(compile(code.replace("steps=200", "steps=3"), "README.md", "exec"), {})
-    assert "fine-tuned" in capsys.readouterr().out and (tmp_path / "student.safetensors").exists()
+    assert "FSKD + MiR" in capsys.readouterr().out and (tmp_path / "student.safetensors").exists()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
