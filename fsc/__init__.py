@@ -13,6 +13,7 @@ _HOMES = {
     "teachers": ["load_teacher"],
     "filters": ["prune_filters", "prunable_layers"],
     "lowrank": ["factorize"],
+    "blocks": ["droppable_blocks", "drop_blocks"],
     "align": ["fskd", "error_map"],
     "baselines": ["finetune", "distill"],
     "mimic": ["mir"],

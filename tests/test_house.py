@@ -24,11 +24,11 @@ FLOORS = """
     tasks teachers
     slices splits lstsq                     # exact edits and numbers
     graph surgery speed operations
-    channels recipe measure features lockstep
+    channels recipe measure features lockstep regions
     sites
     cells                                   # build
     criteria
-    filters lowrank
+    filters lowrank blocks
     descent                                 # recover
     adaptors
     align baselines mimic
