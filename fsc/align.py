@@ -12,7 +12,6 @@ from typing import Any
 
 import pandas as pd
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fsc import lstsq
@@ -22,11 +21,10 @@ from fsc.lockstep import Walk
 from fsc.recipe import with_edit
 from fsc.runtime import Progress, check_fits, check_images, device_of, evaluating, track
 from fsc.sites import Kept, Site, find_sites, merge_at
+from fsc.sweep import CHUNK, check_finite, correct, share, sums_at, target
 
 FOLDS = 5
 """The few images in so many parts: each part is held out once, and its error is that of a fit on the other parts."""
-CHUNK = 50
-"""Images that pass through a network at a time."""
 
 
 def fskd(
@@ -62,12 +60,13 @@ def fskd(
         images: (N, C, H, W), normalised, unlabelled.
         method: "closed", or "sgd": all 1x1 convs at once by gradient descent (the paper's FSKD-SGD; steps, lr,
             batch_size and seed are its own), without intercept, ridge and shortcuts. The lr, too, was chosen so.
-        at: "conv", behind every conv (of a factorized one, behind its last), as in the authors' code; or "block", behind
-            the last conv of each block, of each factorized conv and of each plain layer, as in the paper's abstract.
+        at: "conv", behind every conv (of a factorized one, behind its last), as in the authors' code; or "block",
+            behind the last conv of each block, of each factorized conv and of each plain layer, as in the paper's
+            abstract.
         intercept: also fit a bias, where BatchNorm or the conv has one to take it up (extension).
         ridge: pull toward the identity, relative to the mean squared feature (extension).
         shortcuts: where a shortcut is added next, fit the sum: the block also mends what the shortcut got wrong
-            (extension).
+            (extension). So the block before a dropped one makes up for it.
         kept: {"layer1.0.conv1": [0, 2, 5], ...}, the filters that a student without a recipe has kept.
         progress: called with (done, in all) after each fit (each step of "sgd").
 
@@ -154,34 +153,28 @@ def _sweep(
     rows = []
     for i in track(len(sites), who, progress):
         site = sites[i]
-        through = shortcuts and site.other is not None
-        wanted = [s.twin_sum if shortcuts and s.other is not None else s.twin for s in sites[i:]]
+        reads = {target(later, shortcuts) for later in sites[i:]}
         folds: list[lstsq.Sums | None] = [None] * FOLDS
         for c in range(len(mine.values)):
-            there = theirs.advance(c, 1 + theirs.place[wanted[0]], set(wanted))
-            here = mine.advance(c, site.stop, set())
-            t = _channels(there[wanted[0]], site.kept)                                   # (n, C, H, W)
-            e = t - here[site.node] - (here[site.other] if through else 0)
-            sums = lstsq.Sums.of(here[site.node], e, t)
+            sums = sums_at(site, theirs, mine, c, reads, shortcuts)
             folds[c % FOLDS] = sums if folds[c % FOLDS] is None else folds[c % FOLDS] + sums
         folds = [sums for sums in folds if sums is not None]
         total = reduce(operator.add, folds)
-        _check_finite(who, site, total)
+        check_finite(who, site, total)
         fit, row = judge(site, folds, total)
         rows.append(row)
         if fit is not None:
             merge_at(net, site, fit.q, fit.bias, *total.mean_and_variance(fit))
-            for values in mine.values:
-                values[site.node].copy_(_adapted(values[site.node], fit))  # in place: 5,000 images leave no holes
+            correct(site, mine, fit)
     return rows
 
 
 def _look(site: Site, folds: list[lstsq.Sums], total: lstsq.Sums) -> tuple[None, dict[str, Any]]:
-    return None, {"layer": site.name, "error_before": _share(float(total.ee), total)}
+    return None, {"layer": site.name, "error_before": share(float(total.ee), total)}
 
 
 def _given(site: Site, total: lstsq.Sums, q: Tensor) -> tuple[lstsq.Fit, dict[str, Any]]:
-    after = _share(lstsq.squared_error(total, q, None), total)
+    after = share(lstsq.squared_error(total, q, None), total)
     return lstsq.Fit(q, None), _look(site, [], total)[1] | {"error_after": after}
 
 
@@ -197,8 +190,8 @@ def _fit(
         unseen = sum(lstsq.squared_error(part, *lstsq.solve(total - part, ridge=ridge, **how)) for part in folds)
     _, row = _look(site, folds, total)
     row |= {
-        "error_after": _share(lstsq.squared_error(total, *fit), total),
-        "held_out_error": _share(unseen, total),
+        "error_after": share(lstsq.squared_error(total, *fit), total),
+        "held_out_error": share(unseen, total),
         "channels": len(total.x),
         "rank": rank,
         "condition": condition,
@@ -207,21 +200,6 @@ def _fit(
     }
     row["rows_per_unknown"] = row["rows"] / row["unknowns"]
     return (fit if row["error_before"] > 0 else None), row
-
-
-def _adapted(x: Tensor, fit: lstsq.Fit) -> Tensor:
-    bias = None if fit.bias is None else fit.bias.to(x)
-    return F.conv2d(x, fit.q.to(x)[:, :, None, None], bias)
-
-
-def _channels(feature: Tensor, kept: Tensor | None) -> Tensor:
-    return feature if kept is None else feature[:, kept.to(feature.device)]
-
-
-def _share(error: float, sums: lstsq.Sums) -> float:
-    """The error relative to the variance of the teacher's feature."""
-    scale = lstsq.spread(sums)
-    return error / scale if scale > 0 else (0.0 if error == 0 else math.inf)
 
 
 def _quiet(done: int, total: int) -> None:
@@ -240,19 +218,6 @@ def _check(
     if not (isinstance(ridge, int | float) and 0 <= ridge < math.inf):
         raise ValueError(f"{who}: ridge={ridge!r}; asked for a number >= 0, such as 0.01.\n  0 switches it off.")
     check_fits(who, images, teacher, student)
-
-
-def _check_finite(who: str, site: Site, sums: lstsq.Sums) -> None:
-    if not sums.t.isfinite().all():
-        whose, name = "teacher", site.twin.target
-    elif not (sums.xx.isfinite().all() and sums.ee.isfinite()):
-        whose, name = "student", site.name
-    else:
-        return
-    raise ValueError(
-        f"{who}: NaN or infinity in the {whose}'s features behind {name}.\n"
-        f"  Look at that network's weights and BatchNorm statistics there; the images themselves are finite."
-    )
 
 
 def _warn_of_few_rows(rows: list[dict[str, Any]], ridge: float, images: int) -> None:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fsc import operations
+from fsc.holes import answers, kept_behind
 from fsc.recipe import kept_channels, teacher_name
 from fsc.surgery import fold_bn, merge_after, neutral_bn
 
@@ -18,6 +19,8 @@ Kept = Mapping[str, Sequence[int]]
 class Site:
     """The place right behind a conv of the student, or behind the BatchNorm that alone reads it.
 
+    What comes before a dropped block answers to what the teacher has behind that block: so it makes up for the hole.
+
     Attributes:
         conv, norm: names of the conv and of that BatchNorm, or None.
         node, twin: the feature there, in the student's and in the teacher's graph.
@@ -27,6 +30,7 @@ class Site:
         stop: the place in the student's graph before which the adaptor must be there: its first reader.
         groups: the adaptor may only mix channels inside each of so many groups, as the conv does.
         bias: a bias can be merged too.
+        last: what the student still does before a hole, such as a ReLU; the dropped block ends in the same.
     """
 
     conv: str
@@ -39,6 +43,7 @@ class Site:
     stop: int
     groups: int
     bias: bool
+    last: tuple[fx.Node, ...] = ()
 
     @property
     def name(self) -> str:
@@ -63,6 +68,7 @@ def find_sites(
     theirs = {node.target: node for node in teacher.graph.nodes if node.op == "call_module"}
     place = {node: i for i, node in enumerate(student.graph.nodes)}
     sites, without = [], {}
+    absorbs = answers(teacher, student)
     _check_names(teacher, student, net, theirs)
     for node in student.graph.nodes:
         conv = _module(student, node)
@@ -77,14 +83,20 @@ def find_sites(
         norm = _norm_behind(student, node)
         feature = norm or node
         twin = theirs[norm.target if norm else teacher_name(net, node.target)]
-        (_, other), (twin_sum, _) = _added(feature), _added(twin)
+        last: tuple[fx.Node, ...] = ()
+        (add, other), (twin_sum, _) = _added(feature), _added(twin)
+        if feature in absorbs:
+            twin, last, hole = absorbs[feature]
+            channels = kept_behind(net, hole, channels)
+        elif add in absorbs:
+            twin_sum, last, _ = absorbs[add]
         if other is None or twin_sum is None or not _same_maps(other, twin_sum, channels):
             other = twin_sum = None
         _check_maps(feature, twin, channels)
         sites.append(Site(
             conv=node.target, norm=norm.target if norm else None, node=feature, twin=twin, kept=channels,
             other=other, twin_sum=twin_sum, stop=min(place[user] for user in feature.users), groups=conv.groups,
-            bias=norm is not None or conv.bias is not None,
+            bias=norm is not None or conv.bias is not None, last=last,
         ))  # fmt: skip
     return sorted(sites, key=lambda site: site.stop), without
 

@@ -25,15 +25,18 @@ FLOORS = """
     slices splits lstsq                     # exact edits and numbers
     graph surgery speed operations
     channels recipe measure features lockstep regions
+    holes
     sites
     cells                                   # build
     criteria
     filters lowrank blocks
     descent                                 # recover
-    adaptors
-    align baselines mimic
+    adaptors sweep
+    align baselines mimic absorb around savings
+    evidence
+    choose
     drawing background                      # show
-    curves
+    curves histories
     plots
     widgets
 """
