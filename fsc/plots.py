@@ -27,10 +27,11 @@ from fsc.drawing import (
     short_percent,
     styles_of,
 )
+from fsc.histories import loss_history
 
 __all__ = [
     "COLOURS", "MARKERS", "NAMES", "Picture", "accuracy_by_ratio", "accuracy_by_samples", "accuracy_by_seconds",
-    "costs", "error_map", "picture_grid", "sensitivity", "training_curve",
+    "costs", "error_map", "loss_history", "picture_grid", "sensitivity", "training_curve",
 ]  # fmt: skip
 
 SAME = 1e-6
@@ -103,7 +104,7 @@ def error_map(errors: Mapping[str, pd.Series]) -> Picture:
     values = np.concatenate([line.to_numpy(float) for line in errors.values()])
     seen = values[np.isfinite(values) & (values >= SAME)]
     low, high = (seen.min(), max(1.0, seen.max())) if len(seen) else (0.1, 1.0)
-    zero = low / (high / low) ** 0.2                   # where 0 is drawn: a sixth of the height below the least error
+    zero = low / max(high / low, 3.0) ** 0.25          # where 0 is drawn: a fifth of the height below the least error
 
     figure = new_figure(height=5.0)
     title = "0: the teacher; 1: no better than its mean"
@@ -120,7 +121,7 @@ def error_map(errors: Mapping[str, pd.Series]) -> Picture:
         axes.plot(where, heights, color=colour, marker=marker, markersize=7, linewidth=2)
         labels.append((heights.dropna().iloc[-1] if heights.notna().any() else zero, name, colour, marker))
     steps = (1,) if high > 300 * low else (1, 2, 5)
-    ticks = [t for t in (step * 10.0**e for e in range(-6, 9) for step in steps) if 0.99 * low <= t <= 1.15 * high]
+    ticks = [t for t in (step * 10.0**e for e in range(-6, 9) for step in steps) if 0.85 * low <= t <= 1.15 * high]
     axes.set_yticks([zero, *ticks], ["0", *(f"{tick:g}" for tick in ticks)])
     axes.minorticks_off()
     shown = layers[:: -(-len(layers) // 24)]

@@ -62,6 +62,13 @@ def test_an_error_of_zero_or_of_rounding_is_drawn_on_the_teachers_line_at_the_fo
     assert [t.get_text() for t in axes.get_yticklabels()][list(axes.get_yticks()).index(foot)] == "0"
 
 
+def test_errors_that_are_all_alike_still_stand_clear_of_the_teachers_line():
+    (axes,) = plots.error_map({"none": depth(1.0, 0.99, 0.98)}).figure.axes
+    foot = axes.get_yticks()[0]
+    to_axes = axes.transData + axes.transAxes.inverted()
+    assert to_axes.transform((0, 0.98))[1] - to_axes.transform((0, foot))[1] > 0.3
+
+
 def test_an_error_map_of_the_teacher_itself_is_a_line_of_zeros():
     picture = plots.error_map({"copy": depth(0.0, 0.0)})
     assert picture.sentence.endswith("copy 0.") and len(picture.png()) > 0
