@@ -15,10 +15,12 @@ _HOMES = {
     "lowrank": ["factorize"],
     "blocks": ["droppable_blocks", "drop_blocks"],
     "align": ["fskd", "error_map"],
+    "choose": ["recoverability", "practise"],
     "baselines": ["finetune", "distill"],
     "mimic": ["mir"],
     "measure": ["accuracy", "agreement", "cost", "latency", "compare"],
     "recipe": ["recipe_of", "kept_channels", "report_of", "save", "load"],
+    "sweeps": ["study"],
     "plots": [],
     "widgets": [],
 }

@@ -2,11 +2,15 @@
 
 from typing import NamedTuple
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fsc import operations
 from fsc.recipe import kept_channels
 from fsc.regions import regions
+
+_RELUS = {F.relu, torch.relu, "relu", "relu_"}
 
 
 class Answer(NamedTuple):
@@ -82,14 +86,19 @@ def _walk_back(
 
 def _alike(student: fx.GraphModule, mine: fx.Node, teacher: fx.GraphModule, theirs: fx.Node) -> bool:
     """Whether both treat every number by itself, and in the same way."""
-    if mine.op != theirs.op or len(mine.all_input_nodes) != 1 or len(theirs.all_input_nodes) != 1:
-        return False
-    if mine.op != "call_module":
-        given = [[a for a in (*n.args, *n.kwargs.items()) if not isinstance(a, fx.Node)] for n in (mine, theirs)]
-        return mine.target == theirs.target and mine.target in operations.ELEMENTWISE and given[0] == given[1]
-    a, b = student.get_submodule(mine.target), teacher.get_submodule(theirs.target)
-    return type(a) is type(b) and isinstance(a, operations.ELEMENTWISE_MODULES) and _settings(a) == _settings(b)
+    does = _does(student, mine)
+    return does is not None and does == _does(teacher, theirs)
 
 
-def _settings(module: nn.Module) -> dict:
-    return {k: v for k, v in vars(module).items() if not k.startswith("_") and k not in ("training", "inplace")}
+def _does(graph: fx.GraphModule, node: fx.Node) -> tuple | None:
+    """What a node does to each number by itself, to be compared; None for all else."""
+    if len(node.all_input_nodes) != 1:
+        return None
+    if node.op != "call_module":
+        given = [given for given in (*node.args, *node.kwargs.items()) if not isinstance(given, fx.Node)]
+        kind = "relu" if node.target in _RELUS else (node.target, given)
+        return (kind,) if node.target in operations.ELEMENTWISE else None
+    module = graph.get_submodule(node.target)
+    settings = {k: v for k, v in vars(module).items() if not k.startswith("_") and k not in ("training", "inplace")}
+    kind = "relu" if type(module) is nn.ReLU else (type(module), settings)
+    return (kind,) if isinstance(module, operations.ELEMENTWISE_MODULES) else None

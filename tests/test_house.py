@@ -18,7 +18,7 @@ SOURCES = [*PACKAGE, *sorted((ROOT / "tests").glob("*.py")), *sorted((ROOT / "da
 
 # From the ground up: a file imports only from lines above its own.
 FLOORS = """
-    runtime shapes nets augment datasets    # ground
+    runtime shapes nets augment datasets stores    # ground
     kinds
     pictures
     tasks teachers
@@ -30,12 +30,17 @@ FLOORS = """
     cells                                   # build
     criteria
     filters lowrank blocks
+    targets
     descent                                 # recover
     adaptors sweep
     align baselines mimic absorb around savings
     evidence
     choose
-    drawing background                      # show
+    methods                                 # show
+    runs
+    workers
+    sweeps
+    drawing background
     curves histories
     plots
     widgets
