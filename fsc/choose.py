@@ -14,7 +14,7 @@ from fsc.blocks import check_droppable, drop_blocks, droppable_blocks
 from fsc.evidence import evidence, savings
 from fsc.graph import clone, trace
 from fsc.mimic import mir
-from fsc.recipe import with_edit
+from fsc.recipe import recipe_of, with_edit
 from fsc.runtime import Progress, check_fits, check_images
 
 
@@ -92,7 +92,7 @@ def practise(
     Published: `method="sgd"`, `recover=None`: the blocks of the lowest scores at once, then MiR.
 
     Args:
-        teacher: not changed; its device is where the work is done.
+        teacher: not changed; its device is where the work is done. A student goes too: its recipe is continued.
         images: (N, C, H, W), normalised, unlabelled.
         blocks: how many to drop; or
         latency_reduction: the share of the teacher's time to save, inside (0, 1), by the sum of the blocks' savings.
@@ -122,20 +122,23 @@ def practise(
     names = _checked(who, teacher, images, method, None, 0.2)
     _check_wish(blocks, latency_reduction, names)
     source = clone(teacher).eval().requires_grad_(False)
+    made = vars(source).pop("fsc_recipe", None)  # of a teacher that is a student itself: to its own it is the teacher
     saved = savings(who, source, names, images, progress)
     if latency_reduction is not None:
         _check_reach(latency_reduction, saved)
     how = {"method": method, "steps": 1000, "lr": 0.02, "batch_size": batch_size, "held_out": 0.2, "seed": seed}
     chosen, rows = _choose(who, source, images, names, saved, blocks, latency_reduction, rescore, how, progress)
-    student = drop_blocks(teacher, [name for name in names if name in chosen], example=images[:1])
+    student = drop_blocks(source, [name for name in names if name in chosen], example=images[:1])
     asked = {"blocks": blocks, "latency_reduction": latency_reduction, "method": method, "rescore": bool(rescore)}
     asked |= {"recover": recover, "mimic_steps": int(mimic_steps), "seed": int(seed), "images": len(images)}
     with_edit(student, student, {"edit": "practise", "asked": asked, "slices": {}, "report": rows})
     if recover == "closed":
-        student = fskd(teacher, student, images, progress=progress)
+        student = fskd(source, student, images, progress=progress)
     if mimic_steps:
         how = {"steps": mimic_steps, "lr": lr, "batch_size": batch_size, "seed": seed}
-        student = mir(teacher, student, images, **how, progress=progress)
+        student = mir(source, student, images, **how, progress=progress)
+    if made is not None:
+        student.fsc_recipe = {"teacher": made["teacher"], "edits": [*made["edits"], *recipe_of(student)]}
     return student
 
 

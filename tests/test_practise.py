@@ -105,6 +105,15 @@ def test_the_student_is_saved_and_loaded_with_its_evidence(teacher, images, tmp_
     assert fsc.report_of(again, "practise").equals(fsc.report_of(student, "practise"))
 
 
+def test_a_pruned_student_loses_blocks_with_itself_for_a_teacher(teacher, images, tmp_path):
+    pruned = fsc.prune_filters(teacher, 0.5)
+    student = fsc.practise(pruned, images, blocks=1, mimic_steps=2, progress=quiet)
+    made = [edit["edit"] for edit in fsc.recipe_of(student)]
+    assert made == ["prune_filters", "drop_blocks", "practise", "fskd", "mir"]
+    again = fsc.load(fsc.save(student, tmp_path / "s.safetensors"), teacher)
+    assert torch.equal(again(images), student(images)) and all(p.requires_grad for p in student.parameters())
+
+
 @pytest.mark.parametrize("wrong, words", [
     ({}, "one of the two"), ({"blocks": 1, "latency_reduction": 0.1}, "one of the two"),
     ({"blocks": 5}, r"has 4 that can be dropped: layer1\.0, .*\n  Ask for 1 to 4"), ({"blocks": 0}, "Ask for 1 to 4"),
