@@ -80,8 +80,10 @@ def drop_blocks(teacher: nn.Module, names: Sequence[str], *, example: Tensor | N
     return with_edit(student, teacher, edit)
 
 
-def check_droppable(who: str, net: nn.Module, graph: fx.GraphModule, names: Sequence[str]) -> None:
-    """Refuse names that are not of modules which can be left out.
+def check_droppable(
+    who: str, net: nn.Module, graph: fx.GraphModule, names: Sequence[str], *, together: bool = True
+) -> None:
+    """Refuse names that are not of modules which can be left out, all together or each alone.
 
     Raises:
         ValueError: says which name, and why.
@@ -97,7 +99,7 @@ def check_droppable(who: str, net: nn.Module, graph: fx.GraphModule, names: Sequ
         why = inside[name].why_not() if name in inside else "the forward computes nothing in it"
         if isinstance(modules[name], nn.Identity):
             why = "it is nn.Identity already"
-        if outer := [other for other in names if name.startswith(f"{other}.")]:
+        if together and (outer := [other for other in names if name.startswith(f"{other}.")]):
             why = f"it lies inside {outer[0]}, which was named too"
         if why:
             raise ValueError(
