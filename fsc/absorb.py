@@ -14,7 +14,7 @@ from fsc.lockstep import Walk
 from fsc.regions import regions
 from fsc.runtime import Progress, track
 from fsc.sites import Site, find_sites
-from fsc.sweep import check_finite, correct, sums_at, target
+from fsc.match import check_finite, correct, sums_at, target
 
 RIDGE = 0.01  # as `fskd` has it
 

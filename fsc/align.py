@@ -21,7 +21,7 @@ from fsc.lockstep import Walk
 from fsc.recipe import with_edit
 from fsc.runtime import Progress, check_fits, check_images, device_of, evaluating, track
 from fsc.sites import Kept, Site, find_sites, merge_at
-from fsc.sweep import CHUNK, check_finite, correct, share, sums_at, target
+from fsc.match import CHUNK, check_finite, correct, share, sums_at, target
 
 FOLDS = 5
 """The few images in so many parts: each part is held out once, and its error is that of a fit on the other parts."""

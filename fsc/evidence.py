@@ -15,7 +15,7 @@ from fsc.blocks import hollow
 from fsc.features import cut
 from fsc.runtime import Progress, device_of, evaluating, track
 from fsc.savings import latency_saved
-from fsc.sweep import CHUNK
+from fsc.match import CHUNK
 
 
 def evidence(

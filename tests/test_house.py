@@ -32,7 +32,7 @@ FLOORS = """
     filters lowrank blocks
     targets
     descent                                 # recover
-    adaptors sweep
+    adaptors match
     align baselines mimic absorb around savings
     evidence
     choose
@@ -41,7 +41,7 @@ FLOORS = """
     workers
     sweeps
     drawing background
-    curves histories
+    curves histories blockplots
     plots
     widgets
 """
