@@ -3,7 +3,7 @@
     python data/measure_methods.py                  # drawings; photographs too where FSC_REAL_DATA names their folder
     python data/measure_methods.py fskd --only "task == 'shapes' and samples < 500"    # this method, these rows
     python data/measure_methods.py --table          # print the tables from the stored rows
-    python data/measure_methods.py --readme         # put them where the READMEs have a line <!-- table TASK NET RATIO -->
+    python data/measure_methods.py --readme         # write them into the READMEs, behind <!-- table TASK NET RATIO -->
 
 Networks of which 30, 50 or 70 % of the inner filters are gone, 50, 100 and 500 images, 5 draws each. Rows are written
 one by one; a run that was stopped goes on where it was.

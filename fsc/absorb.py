@@ -11,10 +11,10 @@ from torch import Tensor, fx, nn
 
 from fsc import lstsq
 from fsc.lockstep import Walk
+from fsc.match import check_finite, correct, sums_at, target
 from fsc.regions import regions
 from fsc.runtime import Progress, track
 from fsc.sites import Site, find_sites
-from fsc.match import check_finite, correct, sums_at, target
 
 RIDGE = 0.01  # as `fskd` has it
 

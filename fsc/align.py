@@ -18,10 +18,10 @@ from fsc import lstsq
 from fsc.adaptors import train_adaptors
 from fsc.graph import clone, trace
 from fsc.lockstep import Walk
+from fsc.match import CHUNK, check_finite, correct, share, sums_at, target
 from fsc.recipe import with_edit
 from fsc.runtime import Progress, check_fits, check_images, device_of, evaluating, track
 from fsc.sites import Kept, Site, find_sites, merge_at
-from fsc.match import CHUNK, check_finite, correct, share, sums_at, target
 
 FOLDS = 5
 """The few images in so many parts: each part is held out once, and its error is that of a fit on the other parts."""

@@ -13,9 +13,9 @@ from fsc.absorb import Candidate, mean_squared, try_all
 from fsc.around import train_around
 from fsc.blocks import hollow
 from fsc.features import cut
+from fsc.match import CHUNK
 from fsc.runtime import Progress, device_of, evaluating, track
 from fsc.savings import latency_saved
-from fsc.match import CHUNK
 
 
 def evidence(

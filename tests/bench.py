@@ -148,6 +148,24 @@ def fskd_memory():
     return [float(run().stdout)]
 
 
+@bench("recoverability of a block, closed, in SGD steps", 10, "steps")
+def recoverability_time():
+    """As many steps of the published adaptors as take the same time; the paper takes 1,000 a block: 100 times 10."""
+    teacher, images = NETS["resnet20"](10).eval(), torch.randn(500, 3, 32, 32)
+    judge = functools.partial(fsc.recoverability, teacher, images, latency=False, progress=quiet)
+    names = fsc.droppable_blocks(teacher)
+
+    def trained(steps):
+        return seconds(lambda: judge(method="sgd", blocks=names[3:4], steps=steps))
+
+    def steps_worth():
+        step = (trained(22) - trained(2)) / 20
+        return seconds(judge) / len(names) / step
+
+    steps_worth()
+    return [steps_worth() for _ in range(3)]
+
+
 @bench("a knob of a panel, first visit", 200, "ms")
 def knob():
     """Every setting of a panel over the stored study, each for the first time: look up, draw, encode."""
