@@ -185,7 +185,7 @@ def _structure(net: nn.Module) -> str:
             tensors.pop("bias")
             options = options.replace(", bias=False", "")
         shapes = [(key, tuple(t.shape), str(t.dtype)) for key, t in tensors.items() if t is not None]
-        parts.append((name, type(module).__qualname__, options, shapes))
+        parts.append((name, type(module).__name__, options, shapes))
     return digest_of(parts)
 
 

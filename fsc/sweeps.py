@@ -155,11 +155,12 @@ class _Sweep:
     store: Store
     keys: dict[Run, Key]
     nets: dict[str, nn.Module] = field(default_factory=dict)
+    alone: bool = True
 
     def run(self, jobs: int | None, progress: Progress | None) -> None:
         """Do the runs that are not stored, and store them."""
         stored = self.store.rows()
-        todo = _in_turn([run for run, key in self.keys.items() if key not in stored])
+        todo = _draw_by_draw([run for run, key in self.keys.items() if key not in stored])
         if not todo:
             return
         self.bench = prepare(self.bench, todo)
@@ -170,14 +171,21 @@ class _Sweep:
             for _ in track(len(todo), "study", progress):
                 row, net = next(results)
                 if row is not None:
-                    self.store.add(row)
+                    self.alone &= self.store.add(row)
                 if net is not None:
                     self.nets.setdefault(row["structure"], net)
 
     def _left(self, todo: list[Run]) -> Iterator[Run | None]:
-        """The runs, each when its turn comes; None for one that another process has done meanwhile."""
-        for run in todo:
-            yield None if self.keys[run] in self.store.rows() else run
+        """The runs, each when its turn comes; None for one that another process has done meanwhile.
+
+        Once that has happened, the rest comes in random order: so two processes divide the work.
+        """
+        left, order = list(todo), random.Random()
+        while left:
+            run = left.pop(0 if self.alone else order.randrange(len(left)))
+            there = self.keys[run] in self.store.rows()
+            self.alone &= not there
+            yield None if there else run
 
     def _here(self, todo: list[Run], progress: Progress | None) -> Iterator[Result]:
         for done, run in enumerate(self._left(todo)):
@@ -223,11 +231,10 @@ class _Sweep:
         return net if row.get("structure") == structure else None
 
 
-def _in_turn(runs: list[Run]) -> list[Run]:
-    """Draw by draw; within a draw in an order of this process's own, so that two on one store divide the work."""
+def _draw_by_draw(runs: list[Run]) -> list[Run]:
+    """So that a study ended before its end has all methods side by side, on fewer draws."""
     place = {seed: i for i, seed in enumerate(dict.fromkeys(run.seed for run in runs))}
-    order = random.Random()
-    return sorted(runs, key=lambda run: (place[run.seed], order.random()))
+    return sorted(runs, key=lambda run: place[run.seed])
 
 
 def _lacks_latency(row: Mapping[str, str]) -> bool:

@@ -59,8 +59,9 @@ def mine(teacher, images, ratio):
 
 
 def leaves_its_process(teacher, images, ratio):
-    """A student, and a file named like the process in the folder that the environment names."""
-    (Path(os.environ["TOY_STUDY"]) / f"pid-{os.getpid()}").touch()
+    """A student; and a word more in a file of this process, in the folder that the environment names."""
+    with open(Path(os.environ["TOY_STUDY"]) / f"pid-{os.getpid()}", "a") as file:
+        file.write("once ")
     time.sleep(0.05)
     return prune_macs(teacher, ratio, images)
 
