@@ -238,7 +238,7 @@ def test_fewer_rows_than_unknowns_are_told_with_the_images_that_would_do(teacher
     with pytest.warns(UserWarning, match=r"fewer rows .* layer3\.0\.bn2") as caught:
         fsc.fskd(teacher, student, images[:1], progress=quiet)          # 4 x 4 pixels for 64 channels and a bias
     text = str(caught[0].message)
-    assert "16 rows for 65 unknowns" in text and re.search(r"About 5 images would do", text) and "0.01" in text
+    assert "16 rows for 65 unknowns" in text and re.search(r"About 17 images would do", text) and "0.01" in text
 
 
 def test_a_conv_called_twice_gets_no_adaptor_and_that_is_said(images):
@@ -255,6 +255,13 @@ def test_a_conv_called_twice_gets_no_adaptor_and_that_is_said(images):
     net = Twice().eval()
     with pytest.warns(UserWarning, match="b: it is called more than once"):
         fsc.fskd(net, copy.deepcopy(net), images, progress=quiet)
+
+
+def test_a_recipe_made_for_another_teacher_is_told(teacher, images):
+    student, other = fsc.prune_filters(teacher, 0.5), copy.deepcopy(teacher)
+    other.linear.bias.data += 1
+    with pytest.warns(UserWarning, match="made for another teacher"):
+        fsc.fskd(other, student, images, progress=quiet)
 
 
 def test_progress_stops_the_sweep(teacher, images):
