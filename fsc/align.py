@@ -73,8 +73,8 @@ def fskd(
     Returns:
         The recovered copy, where the teacher lives, in eval mode. `fsc.report_of(it)` has a row a site: the
         error before and after, relative to the variance of the teacher's feature (with `shortcuts`, of the sum), and
-        the held-out error, that of fits to four fifths of the images on the last fifth, each fifth once. That is a little
-        too kind: the sites before were fitted to all images.
+        the held-out error, that of fits to four fifths of the images on the last fifth, each fifth once; a little too
+        kind, as the sites before were fitted to all images.
 
     Raises:
         ValueError: images the networks do not take; teacher and student that do not correspond, by name of the first
