@@ -35,7 +35,7 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Bench:
-    """What all runs of a study share. `settings`: (family, ratio) -> how much to take away, or why that is unknown."""
+    """What all runs of a study share. `settings`: (family, ratio) -> how much to take away, or why nobody knows."""
 
     task: Task
     teacher: nn.Module
@@ -44,17 +44,13 @@ class Bench:
     identity: Mapping[str, str]
     answers: Tensor | None = None
     macs: int = 0
-    settings: Mapping[tuple[str, float | None], float | Exception] = field(default_factory=dict)
+    settings: Mapping[tuple[str, float | None], float | str] = field(default_factory=dict)
 
     def head(self, run: Run) -> dict[str, Any]:
         """The cells that tell the run's row from all others."""
         method = self.methods[run.method]
         steps = self.steps if method.descends else None
         return {**self.identity, **run._asdict(), "steps": steps, "function": code_of(method.function)}
-
-
-class Halted(BaseException):
-    """What `progress` raised: no method may catch it, and no row say that the method failed."""
 
 
 def new_bench(task: Task, teacher: nn.Module, methods: Mapping[str, Method], *, steps: int, arch: str) -> Bench:
@@ -76,7 +72,7 @@ def prepare(bench: Bench, runs: Iterable[Run]) -> Bench:
             try:
                 settings[family, run.ratio] = search[family](bench.teacher, run.ratio, example)
             except Exception as err:  # the runs that need it will say so in their rows
-                settings[family, run.ratio] = err
+                settings[family, run.ratio] = f"{type(err).__name__}: {err}"
     if bench.answers is not None:
         return replace(bench, settings=settings)
     answers = _answers(bench.teacher, bench.task.test)
@@ -93,30 +89,24 @@ def do(
     Args:
         bench: a prepared one.
         threads: of the CPU; None leaves torch's own number.
-        progress: called with (done, in all) by methods that have steps; what it raises comes out as `Halted`.
+        progress: called with (done, in all) by methods that have steps; what it raises ends the run, and comes out.
 
     Raises:
-        Halted: `progress` raised.
         KeyboardInterrupt: Ctrl-C came, even if the method made a student of what it had, as `mir` does.
     """
-    student = None
-    device = device_of(bench.teacher)
+    device, family = device_of(bench.teacher), bench.methods[run.method].family
+    setting = bench.settings.get((family, run.ratio))
     with _ONE_AT_A_TIME, _heeding_interrupts(), _surroundings(device, run.seed or 0, threads):
-        row = bench.head(run) | _provenance(device) | {"family": bench.methods[run.method].family}
+        row = bench.head(run) | _provenance(device) | {"family": family}
+        if isinstance(setting, str):
+            return row | {"error": setting}, None
         try:
-            row["setting"] = _setting(bench, run)
-            student, row["seconds"] = _make(bench, run, row["setting"], progress)
-            row |= _measured(bench, student)
+            student, seconds = _make(bench, run, setting, progress)
+            return row | {"setting": setting, "seconds": seconds} | _measured(bench, student), student
+        except _Halted as halt:
+            raise halt.__cause__ from None
         except Exception as err:
-            student, row["error"] = None, f"{type(err).__name__}: {err}"
-    return row, student
-
-
-def _setting(bench: Bench, run: Run) -> float | None:
-    found = bench.settings.get((bench.methods[run.method].family, run.ratio))
-    if isinstance(found, Exception):
-        raise found
-    return found
+            return row | {"setting": setting, "error": f"{type(err).__name__}: {err}"}, None
 
 
 def _make(bench: Bench, run: Run, setting: float | None, progress: Progress) -> tuple[nn.Module, float]:
@@ -196,12 +186,16 @@ def _provenance(device: torch.device) -> dict[str, str]:
     return {"fsc": version("fsc"), "torch": torch.__version__, "device": where}
 
 
+class _Halted(BaseException):
+    """What `progress` raised, so wrapped that no method catches it and no row says that the method failed."""
+
+
 def _halting(progress: Progress) -> Progress:
     def report(done: int, total: int) -> None:
         try:
             progress(done, total)
         except BaseException as err:
-            raise Halted from err
+            raise _Halted from err
 
     return report
 

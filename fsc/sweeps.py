@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from fsc.methods import Own, methods_of
-from fsc.runs import Bench, Halted, Run, do, new_bench, prepare
+from fsc.runs import Bench, Run, do, new_bench, prepare
 from fsc.runtime import Progress, device_of, track
 from fsc.speed import latency
 from fsc.stores import Key, Store
@@ -51,7 +51,8 @@ def study(
     """Run every method at every ratio, with every number of images, on every draw; a row a run, stored as it is done.
 
     A call with the same arguments takes up where the last one ended, however it ended: what is stored is not done
-    again. A second process may work on the same store. `pandas.read_csv(store, comment="#")` reads it.
+    again. A second process may do the same study on the same store: they divide the work.
+    `pandas.read_csv(store, comment="#")` reads it.
 
     The ratio is the share of the MACs that goes, for every method alike: each starts from the student of its family
     that comes closest ("filters": as many as it takes from every layer; "blocks": a number of blocks); columns setting
@@ -62,8 +63,9 @@ def study(
         teacher: any network for it.
         methods: names: "bn" (BatchNorm re-estimated and nothing fitted: the control), "finetune", "kd", "fskd",
             "fskd-published", "fskd-sgd", "mir", "fskd+mir", "practise"; and functions of your own
-            (teacher, images (N, C, H, W), ratio) -> student, as they are or by name, {"mine": function}. The teacher
-            and "none", the pruned student, are always there, once and once a ratio.
+            (teacher, images (N, C, H, W), ratio) -> student, as they are or by name, {"mine": function};
+            `fsc.targets.prune_macs` prunes as the others' students are pruned. The teacher and "none", the pruned
+            student, are always there, once and once a ratio.
         samples: numbers of few images.
         ratios: inside (0, 1).
         seeds: of the draws, and of what else the methods draw.
@@ -86,7 +88,8 @@ def study(
 
     While runs compete for the machine no time means anything. So latency is measured last, here, with one CPU thread:
     once for each distinct structure, all of them interleaved with the teacher; all rows of that structure get it. If a
-    study is ended before that, its next call makes up for it.
+    study is ended before that, its next call makes up for it. ("practise" times blocks while it chooses, whatever else
+    runs: let it run alone where its choice is to be trusted.)
 
     What a method raises is its row's error, and the sweep goes on; a warning at the end counts them. So are a method
     that returns no network, one that returns the teacher unchanged, and one that changes the teacher. Failed runs are
@@ -94,6 +97,7 @@ def study(
     code: edit it and its runs are done again. Ctrl-C keeps what is done and returns it.
 
     Raises:
+        TypeError: no task or no network; a number in the place of a list.
         ValueError: nothing to do; an unknown method (the nearest is offered); a ratio outside (0, 1); more images than
             there are; a task without test labels; a store of another version, with other columns, or damaged.
         FileNotFoundError: the store's folder does not exist.
@@ -102,6 +106,9 @@ def study(
     ...                   store="study.csv", steps=200, jobs=2)
     >>> fsc.plots.accuracy_by_samples(table, ratio=0.5, removed="MACs")
     """
+    if not isinstance(task, Task) or not isinstance(teacher, nn.Module):
+        found = f"a {type(task).__name__} and a {type(teacher).__name__}"
+        raise TypeError(f"study: asked for a task and its teacher, got {found}.\n  Write study(task, teacher, ...).")
     known = methods_of(methods)
     runs = _grid(task, known, samples, ratios, seeds)
     bench = new_bench(task, teacher, known, steps=steps, arch=arch or type(teacher).__name__)
@@ -193,10 +200,7 @@ class _Sweep:
 
     def _do(self, run: Run, progress: Progress | None, done: int, total: int) -> Result:
         """Do a run here, which at each of its steps says how many runs are done."""
-        try:
-            return do(self.bench, run, progress=lambda *_: progress and progress(done, total))
-        except Halted as halt:
-            raise halt.__cause__ from None
+        return do(self.bench, run, progress=lambda *_: progress and progress(done, total))
 
     def time(self, rounds: int, progress: Progress | None) -> None:
         """Time each structure of which a row has no latency, and write it into all its rows."""

@@ -166,6 +166,11 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_done(store, asked, e
     assert words in str(caught.value) and not store.exists()
 
 
+def test_a_task_and_a_teacher_are_asked_for_in_this_order(store):
+    with pytest.raises(TypeError, match="asked for a task and its teacher, got a Sequential and a Task"):
+        fsc.study(toy_net(), toy_task(), methods=["bn"], samples=[6], ratios=[0.5], seeds=[0], store=store)
+
+
 def test_a_store_of_another_make_is_left_alone(store):
     store.write_text("# fsc study, format 7\nmethod,accuracy\nfskd,0.9\n")
     with pytest.raises(ValueError, match="study: .*written by another version of fsc, in 'fsc study, format 7'"):
