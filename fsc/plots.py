@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from torch import Tensor
 
+from fsc.blockplots import accuracy_by_blocks, accuracy_by_time, rankings
 from fsc.curves import accuracy_by_ratio, accuracy_by_samples, accuracy_by_seconds
 from fsc.drawing import (
     COLOURS,
@@ -30,8 +31,9 @@ from fsc.drawing import (
 from fsc.histories import loss_history
 
 __all__ = [
-    "COLOURS", "MARKERS", "NAMES", "Picture", "accuracy_by_ratio", "accuracy_by_samples", "accuracy_by_seconds",
-    "costs", "error_map", "loss_history", "picture_grid", "sensitivity", "training_curve",
+    "COLOURS", "MARKERS", "NAMES", "Picture", "accuracy_by_blocks", "accuracy_by_ratio", "accuracy_by_samples",
+    "accuracy_by_seconds", "accuracy_by_time", "costs", "error_map", "loss_history", "picture_grid", "rankings",
+    "sensitivity", "training_curve",
 ]  # fmt: skip
 
 SAME = 1e-6
