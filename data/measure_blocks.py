@@ -1,13 +1,13 @@
 """Measure how well networks that have lost blocks are recovered with a few images: the rows of studies/blocks.csv.
 
-    python data/measure_blocks.py
+    python data/measure_blocks.py            # drawings; photographs too where FSC_REAL_DATA names their folder
 
-One, two or three blocks dropped, those of the lowest recoverability in closed form (every block of this network does
-the same number of MACs, so times, which differ from machine to machine, are left out); 50, 100 and 500 images, 5 draws.
-Rows are written one by one; a run that was stopped goes on where it was. Nothing here takes gradient descent.
+Some blocks dropped, those of the lowest recoverability in closed form (every block of these networks does the same
+number of MACs, so times, which differ from machine to machine, are left out); 5 draws of the images each. Rows are written one by one; a run that was stopped goes on where it was. Nothing here takes gradient descent.
 """
 
 import itertools
+import os
 import platform
 from functools import cache
 from pathlib import Path
@@ -20,52 +20,74 @@ import fsc
 
 STORE = Path(__file__).parent / "studies" / "blocks.csv"
 COLUMNS = ["task", "arch", "method", "samples", "blocks", "seed", "accuracy", "dropped"]
-METHODS, SAMPLES, BLOCKS, SEEDS = ("none", "fskd"), (50, 500, 100), (1, 2, 3), range(5)
+METHODS, SEEDS = ("none", "fskd"), range(5)
+GRID = [  # task, network, numbers of blocks, numbers of images
+    ("shapes", "resnet20", (1, 2, 3), (50, 500, 100)),
+    ("cifar10", "resnet32", (1, 2, 3, 4, 5), (50, 500)),
+]
 
 
 def quiet(done: int, total: int) -> None:
     pass
 
 
-def main() -> None:
-    fsc.setup(seed=0)
-    task = fsc.load_task("shapes")
-    teacher = fsc.load_teacher("resnet20", task)
+def tasks() -> dict[str, fsc.tasks.Task]:
+    found = {"shapes": fsc.load_task("shapes")}
+    if photographs := os.environ.get("FSC_REAL_DATA"):
+        found["cifar10"] = fsc.load_task("folder", root=Path(photographs) / "cifar10-subset", like="cifar10")
+    return found
+
+
+def write(*cells) -> None:
+    if not STORE.exists():
+        where = f"fsc {fsc.__version__}, torch {torch.__version__}, {platform.machine()} CPU"
+        STORE.write_text(f"# python data/measure_blocks.py: {where}\n{','.join(COLUMNS)}\n")
+    with STORE.open("a") as file:
+        file.write(",".join(map(str, cells)) + "\n")
+
+
+def read() -> pd.DataFrame:
+    return pd.read_csv(STORE, comment="#") if STORE.exists() else pd.DataFrame(columns=COLUMNS)
+
+
+def measure(name: str, task: fsc.tasks.Task, arch: str, numbers: tuple[int, ...], samples: tuple[int, ...]) -> None:
+    teacher = fsc.load_teacher(arch, task)
 
     @cache
-    def ranked(samples: int, seed: int) -> list[str]:
-        images = task.sample(samples, seed=seed).images
+    def ranked(count: int, seed: int) -> list[str]:
+        images = task.sample(count, seed=seed).images
         table = fsc.recoverability(teacher, images, latency=False, progress=quiet)
         return table.sort_values("score", kind="stable").index.tolist()
 
-    def recovered(names: list[str], samples: int, seed: int) -> nn.Module:
-        images = task.sample(samples, seed=seed).images
+    def recovered(names: list[str], count: int, seed: int) -> nn.Module:
+        images = task.sample(count, seed=seed).images
         return fsc.fskd(teacher, fsc.drop_blocks(teacher, names), images, progress=quiet)
 
     @cache
     def merely(names: tuple[str, ...]) -> float:
         return fsc.accuracy(fsc.drop_blocks(teacher, names), task.test, progress=quiet)
 
-    def write(method: str, samples: int | str, blocks: int, seed: int | str, accuracy: float, names: list[str]) -> None:
-        row = ["shapes", "resnet20", method, samples, blocks, seed, f"{accuracy:.4f}", " ".join(names)]
-        with STORE.open("a") as file:
-            file.write(",".join(map(str, row)) + "\n")
-
-    if not STORE.exists():
-        where = f"fsc {fsc.__version__}, torch {torch.__version__}, {platform.machine()} CPU"
-        STORE.write_text(f"# python data/measure_blocks.py: {where}\n{','.join(COLUMNS)}\n")
-        write("teacher", "", 0, "", fsc.accuracy(teacher, task.test, progress=quiet), [])
-    there = pd.read_csv(STORE, comment="#")
+    there = read()
+    there = there[(there.task == name) & (there.arch == arch)]
+    if not (there.method == "teacher").any():
+        write(name, arch, "teacher", "", 0, "", f"{fsc.accuracy(teacher, task.test, progress=quiet):.4f}", "")
     done = set(there[["method", "samples", "blocks", "seed"]].dropna().itertuples(index=False, name=None))
-    for samples, seed, blocks, method in itertools.product(SAMPLES, SEEDS, BLOCKS, METHODS):
-        if (method, samples, blocks, seed) in done:
+    for count, seed, blocks, method in itertools.product(samples, SEEDS, numbers, METHODS):
+        if (method, count, blocks, seed) in done:
             continue
-        names = sorted(ranked(samples, seed)[:blocks])
+        names = sorted(ranked(count, seed)[:blocks])
         if method == "none":
             found = merely(tuple(names))
         else:
-            found = fsc.accuracy(recovered(names, samples, seed), task.test, progress=quiet)
-        write(method, samples, blocks, seed, found, names)
+            found = fsc.accuracy(recovered(names, count, seed), task.test, progress=quiet)
+        write(name, arch, method, count, blocks, seed, f"{found:.4f}", " ".join(names))
+
+
+def main() -> None:
+    loaded = tasks()
+    for name, arch, numbers, samples in GRID:
+        if name in loaded:
+            measure(name, loaded[name], arch, numbers, samples)
 
 
 if __name__ == "__main__":
