@@ -104,7 +104,7 @@ def study(
 
     >>> table = fsc.study(task, teacher, methods=["fskd", "mir"], samples=[50, 500], ratios=[0.5], seeds=range(5),
     ...                   store="study.csv", steps=200, jobs=2)
-    >>> fsc.plots.accuracy_by_samples(table, ratio=0.5, removed="MACs")
+    >>> fsc.plots.accuracy_by_samples(table[table.error.isna()], ratio=0.5, removed="MACs")
     """
     if not isinstance(task, Task) or not isinstance(teacher, nn.Module):
         found = f"a {type(task).__name__} and a {type(teacher).__name__}"
