@@ -41,8 +41,8 @@ FLOORS = """
     workers
     sweeps
     drawing background
-    curves histories blockplots
-    plots
+    curves histories blockplots frontier panels
+    plots explorer
     widgets
 """
 FLOOR_OF = {name: i for i, line in enumerate(FLOORS.splitlines()) for name in line.split("#")[0].split()}
