@@ -31,7 +31,7 @@ def is_checked(cell) -> bool:
     return CHECKED in cell.metadata.get("tags", [])
 
 
-@pytest.mark.parametrize("name", ["00_start_here", "01_filter_pruning", "02_fskd"])
+@pytest.mark.parametrize("name", ["00_start_here", "01_filter_pruning", "02_fskd", "03_mir", "04_block_dropping"])
 def test_the_series_has(name):
     assert FOLDER / f"{name}.ipynb" in PATHS
 
