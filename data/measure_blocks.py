@@ -3,7 +3,8 @@
     python data/measure_blocks.py            # drawings; photographs too where FSC_REAL_DATA names their folder
 
 Some blocks dropped, those of the lowest recoverability in closed form (every block of these networks does the same
-number of MACs, so times, which differ from machine to machine, are left out); 5 draws of the images each. Rows are written one by one; a run that was stopped goes on where it was. Nothing here takes gradient descent.
+number of MACs, so times, which differ from machine to machine, are left out); 5 draws of the images each. Rows
+are written one by one; a run that was stopped goes on where it was. Nothing here takes gradient descent.
 """
 
 import itertools
