@@ -27,12 +27,12 @@ def splits_of(student):
     return fsc.recipe_of(student)[-1]["splits"]
 
 
-NARROW = {"layer1.0.conv1": 0.5, "layer2.0.downsample.0": 0.5, "layer2.1.conv2": 0.5}  # 512 wide, spatial takes long
+NARROW = {"layer1.0.conv1": 0.5, "layer2.0.downsample.0": 0.5, "layer2.1.conv2": 0.5}  # 512 wide, an SVD takes long
 
 
 @pytest.mark.parametrize("name, scheme, ratio", [
     *[(name, scheme, 0.5) for name in ("resnet20", "vgg9") for scheme in SCHEMES], ("mobilenet", "svd", 0.5),
-    ("resnet18", "svd", 0.5), ("resnet18", "decouple", 0.5), ("resnet18", "svd", NARROW), ("mobilenet_v2", "svd", 0.5),
+    ("resnet18", "decouple", 0.5), ("resnet18", "svd", NARROW), ("mobilenet_v2", "svd", 0.5),
     ("vgg11", "decouple", 0.5), ("resnet18", "spatial", {k: v for k, v in NARROW.items() if "downsample" not in k}),
 ])  # fmt: skip
 def test_each_conv_loses_the_share_to_within_one_rank_and_is_rebuilt_bit_for_bit(name, scheme, ratio, tmp_path):
