@@ -15,12 +15,11 @@ from fsc.cells import TIED, Cell, find_cells, why_kept
 from fsc.channels import OUTPUT, Channels, follow_channels
 from fsc.criteria import Criterion, scorer
 from fsc.graph import clone, trace, unused_modules
+from fsc.ratios import Ratio, checked_ratio
 from fsc.recipe import with_edit
 from fsc.runtime import check_images, device_of
 from fsc.slices import Slices, slice_modules
 from fsc.surgery import NotExact
-
-Ratio = float | Mapping[str, float]
 
 
 def prune_filters(
@@ -61,7 +60,7 @@ def prune_filters(
     >>> recipe_of(student)[0]["slices"]["layer1.0.conv1"]["out"]
     [0, 3, 4, 7, 9, 10, 12, 15]
     """
-    ratio = _checked_ratio(ratio)
+    ratio = checked_ratio("prune_filters", ratio, "filters")
     if example is not None:
         check_images("prune_filters", example)
     graph = trace(teacher, example)
@@ -88,30 +87,6 @@ def prunable_layers(teacher: nn.Module, *, coupled: bool = False, example: Tenso
     for cell in find_cells(follow_channels(trace(teacher, example)), coupled=coupled):
         counts[cell.makers[0]] = counts.get(cell.makers[0], 0) + len(cell.labels)
     return counts
-
-
-def _checked_ratio(ratio: Ratio) -> Ratio:
-    """The ratio as plain floats, all inside (0, 1)."""
-    if isinstance(ratio, Mapping):
-        if not ratio:
-            raise ValueError(
-                'prune_filters: the ratio {} names no conv.\n  Name some: {"layer1.0.conv1": 0.5}, or "*" for all.'
-            )
-        return {str(name): _checked_share(share, f" for {name}") for name, share in ratio.items()}
-    return _checked_share(ratio, "")
-
-
-def _checked_share(share: float, of: str) -> float:
-    try:
-        plain = math.nan if isinstance(share, str | bool) else float(share)
-    except (TypeError, ValueError):
-        plain = math.nan
-    if not 0 < plain < 1:
-        raise ValueError(
-            f"prune_filters: ratio {share!r}{of} is not inside (0, 1).\n"
-            f"  It is the share of filters to remove: 0.5 removes half of them."
-        )
-    return plain
 
 
 def _shares(cells: list[Cell], ratio: Ratio, channels: Channels, teacher: nn.Module, coupled: bool) -> list[float]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fsc.graph import clone, trace, unused_modules
+from fsc.ratios import Ratio, checked_ratio
 from fsc.recipe import with_edit
 from fsc.runtime import check_images, device_of
 from fsc.splits import SCHEMES, full_rank, is_plain, split_params
@@ -20,7 +21,7 @@ IMAGES = "it reads the images, and is left whole unless the ratio names it"
 
 def factorize(
     teacher: nn.Module,
-    ratio: float | Mapping[str, float],
+    ratio: Ratio,
     *,
     scheme: str = "svd",
     example: Tensor | None = None,
@@ -55,7 +56,7 @@ def factorize(
     """
     if scheme not in SCHEMES:
         raise ValueError(f"factorize: unknown scheme {scheme!r}.\n  There are {', '.join(map(repr, SCHEMES))}.")
-    ratio = _checked_ratio(ratio)
+    ratio = checked_ratio("factorize", ratio, "parameters")
     if example is not None:
         check_images("factorize", example)
     graph = trace(teacher, example)
@@ -127,7 +128,7 @@ def _reading_images(graph: fx.GraphModule) -> set[str]:
 
 
 def _shares(
-    teacher: nn.Module, ratio: float | Mapping[str, float], convs: dict[str, nn.Conv2d], whole: dict[str, str]
+    teacher: nn.Module, ratio: Ratio, convs: dict[str, nn.Conv2d], whole: dict[str, str]
 ) -> dict[str, float]:
     """Conv -> the share of its parameters to remove, for the convs that become two."""
     if not isinstance(ratio, Mapping):
@@ -207,27 +208,3 @@ def _tell_what_is_large(convs: dict[str, nn.Conv2d], shares: dict[str, float], s
             large.append(f"{name} ({1 - left:.2g})")
     if large:
         warnings.warn(f"factorize: rank 1 removes less than asked for: {', '.join(large)}.", stacklevel=3)
-
-
-def _checked_ratio(ratio: float | Mapping[str, float]) -> float | dict[str, float]:
-    """The ratio as plain floats, all inside (0, 1)."""
-    if isinstance(ratio, Mapping):
-        if not ratio:
-            raise ValueError(
-                'factorize: the ratio {} names no conv.\n  Name some: {"layer1.0.conv1": 0.5}, or "*" for all.'
-            )
-        return {str(name): _checked_share(share, f" for {name}") for name, share in ratio.items()}
-    return _checked_share(ratio, "")
-
-
-def _checked_share(share: float, of: str) -> float:
-    try:
-        plain = math.nan if isinstance(share, str | bool) else float(share)
-    except (TypeError, ValueError):
-        plain = math.nan
-    if not 0 < plain < 1:
-        raise ValueError(
-            f"factorize: ratio {share!r}{of} is not inside (0, 1).\n"
-            f"  It is the share of parameters to remove: 0.5 removes half of them."
-        )
-    return plain
