@@ -16,8 +16,6 @@ from fsc.regions import regions
 from fsc.runtime import Progress, track
 from fsc.sites import Site, find_sites
 
-RIDGE = 0.01  # as `fskd` has it
-
 
 @dataclass
 class Candidate:
@@ -137,7 +135,7 @@ class _Trial:
         for chunk in range(self.fitted, len(self.mine.values)):
             self.mine.advance(chunk, site.stop, set())
         if total.ee > 0:
-            correct(site, self.mine, lstsq.solve(total, ridge=RIDGE, intercept=site.bias, groups=site.groups))
+            correct(site, self.mine, lstsq.solve(total, ridge=lstsq.RIDGE, intercept=site.bias, groups=site.groups))
 
     def _finish(self, reads: set[fx.Node]) -> None:
         wanted = [values[self.their_end] for values in self.theirs.values]

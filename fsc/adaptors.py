@@ -69,6 +69,15 @@ def train_adaptors(
     return [adaptor.q for adaptor in adaptors]
 
 
+def put_behind(graph: fx.GraphModule, node: fx.Node, name: str, adaptor: Adaptor) -> fx.Node:
+    """Let all that read `node` read it through the adaptor, which becomes the module `name`; the node that calls it."""
+    graph.add_submodule(name, adaptor)
+    with graph.graph.inserting_after(node):
+        behind = graph.graph.call_module(name, (node,))
+    node.replace_all_uses_with(behind, delete_user_cb=lambda user: user is not behind)
+    return behind
+
+
 def features(graph: fx.GraphModule, nodes: list[fx.Node], adaptors: list[Adaptor] | None = None) -> fx.GraphModule:
     """The network up to these nodes: images in, a tuple of the features there out, each behind its adaptor.
 
@@ -81,11 +90,7 @@ def features(graph: fx.GraphModule, nodes: list[fx.Node], adaptors: list[Adaptor
     for i, node in enumerate(nodes):
         node = twins[node]
         if adaptors is not None:
-            cut.add_submodule(f"adaptor_{i}", adaptors[i])
-            with copied.inserting_after(node):
-                behind = copied.call_module(f"adaptor_{i}", (node,))
-            node.replace_all_uses_with(behind, delete_user_cb=lambda user, behind=behind: user is not behind)
-            node = behind
+            node = put_behind(cut, node, f"adaptor_{i}", adaptors[i])
         with copied.inserting_after(node):
             taps.append(copied.call_function(torch.clone, (node,)))  # what follows may work in place
     copied.output(tuple(taps))

@@ -20,7 +20,7 @@ from fsc.graph import clone, trace
 from fsc.lockstep import Walk
 from fsc.match import CHUNK, check_finite, correct, share, sums_at, target
 from fsc.recipe import with_edit
-from fsc.runtime import Progress, check_fits, check_images, device_of, evaluating, fingerprint, track
+from fsc.runtime import Progress, check_fits, check_images, device_of, evaluating, fingerprint, quiet, track
 from fsc.sites import Kept, Site, find_sites, merge_at
 
 FOLDS = 5
@@ -35,7 +35,7 @@ def fskd(
     method: str = "closed",
     at: str = "conv",
     intercept: bool = True,
-    ridge: float = 0.01,
+    ridge: float = lstsq.RIDGE,
     shortcuts: bool = True,
     kept: Kept | None = None,
     steps: int = 2000,
@@ -108,7 +108,7 @@ def fskd(
             asked |= sgd
             trained = iter(train_adaptors(*graphs, sites, images, **sgd, progress=progress))
             judge = lambda site, folds, total: _given(site, total, next(trained))  # noqa: E731
-            rows = _sweep("fskd", graphs, sites, images, judge, _quiet, net=recovered)
+            rows = _sweep("fskd", graphs, sites, images, judge, quiet, net=recovered)
     for mine, theirs in zip(recovered.parameters(), student.parameters(), strict=True):
         mine.requires_grad_(theirs.requires_grad)
     return with_edit(recovered.eval(), student, {"edit": "fskd", "asked": asked, "slices": {}, "report": rows})
@@ -206,10 +206,6 @@ def _fit(
     }
     row["rows_per_unknown"] = row["rows"] / row["unknowns"]
     return (fit if row["error_before"] > 0 else None), row
-
-
-def _quiet(done: int, total: int) -> None:
-    pass
 
 
 def _check(

@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fsc import operations
-from fsc.adaptors import Adaptor
+from fsc.adaptors import Adaptor, put_behind
 from fsc.channels import follow_channels
 from fsc.descent import descend
+from fsc.graph import module_of
 from fsc.runtime import Progress
 
 
@@ -32,7 +33,7 @@ def places(graph: fx.GraphModule, holes: list[fx.Node]) -> tuple[list[fx.Node], 
     for hole in holes:
         stream = _stream(graph, hole, sides)
         here = order.index(hole)
-        convs = [node for node in order if isinstance(_module(graph, node), nn.Conv2d)]
+        convs = [node for node in order if isinstance(module_of(graph, node), nn.Conv2d)]
         reading = {node for node in convs if sides["in"].get(node.target, set()) & stream}
         making = {node for node in convs if node.target in makers and sides["out"][node.target] & stream}
         before |= {node for node in making if order.index(node) < here and not _reads_images(graph, node)}
@@ -54,17 +55,15 @@ def with_adaptors(
     adaptors = {}
     for side, nodes in (("after", before), ("before", behind)):
         for node in nodes:
-            conv, twin = _module(graph, node), twins[node]
+            conv, twin = module_of(graph, node), twins[node]
             channels = conv.out_channels if side == "after" else conv.in_channels
             adaptor = Adaptor(channels, conv.groups).to(conv.weight.device, conv.weight.dtype)
             adaptors[side, node.target] = adaptor
             name = f"adaptor_{len(adaptors)}"
-            adapted.add_submodule(name, adaptor)
             if side == "after":
-                with copied.inserting_after(twin):
-                    new = copied.call_module(name, (twin,))
-                twin.replace_all_uses_with(new, delete_user_cb=lambda user, new=new: user is not new)
+                put_behind(adapted, twin, name, adaptor)
             else:
+                adapted.add_submodule(name, adaptor)
                 read = twin.all_input_nodes[0]
                 with copied.inserting_before(twin):
                     new = copied.call_module(name, (read,))
@@ -125,7 +124,7 @@ def _stream(graph: fx.GraphModule, hole: fx.Node, sides: dict[str, dict[str, set
 
 
 def _hands_on(graph: fx.GraphModule, node: fx.Node) -> bool:
-    module = _module(graph, node)
+    module = module_of(graph, node)
     if module is not None:
         return operations.hands_channels_on(module, 1) or isinstance(module, nn.BatchNorm2d)
     named = getattr(node.target, "__name__", "") == "stochastic_depth"
@@ -136,13 +135,9 @@ def _reads_images(graph: fx.GraphModule, node: fx.Node) -> bool:
     front, seen = list(node.all_input_nodes), set()
     while front:
         back = front.pop()
-        if isinstance(_module(graph, back), nn.Conv2d | nn.Linear):
+        if isinstance(module_of(graph, back), nn.Conv2d | nn.Linear):
             return False
         if back not in seen:
             seen.add(back)
             front.extend(back.all_input_nodes)
     return True
-
-
-def _module(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    return graph.get_submodule(node.target) if node.op == "call_module" else None

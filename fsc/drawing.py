@@ -23,6 +23,7 @@ STYLES = {  # method: (name in words, colour, marker); the colours are those of 
     "fskd-sgd": ("FSKD-SGD", "#56B4E9", "v"),
     "mir": ("MiR", "#009E73", "D"),
     "fskd+mir": ("FSKD + MiR", "#882255", "P"),
+    "practise-closed": ("PRACTISE without MiR", "#999933", "H"),
     "practise": ("PRACTISE", "#E69F00", "h"),
     "bn": ("BN re-estimated", "#775533", "p"),
     "none": ("unrepaired", "#767676", "X"),

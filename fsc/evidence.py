@@ -14,7 +14,7 @@ from fsc.around import train_around
 from fsc.blocks import hollow
 from fsc.features import cut
 from fsc.match import CHUNK
-from fsc.runtime import Progress, device_of, evaluating, track
+from fsc.runtime import Progress, device_of, evaluating, quiet, track
 from fsc.savings import latency_saved
 
 
@@ -49,8 +49,8 @@ def evidence(
         candidates.append(Candidate(name, [*gone, name], net, cut(who, net, example).body))
     count = math.ceil(len(fitted) / CHUNK)
     with torch.no_grad():
-        quiet = progress if method == "closed" else _quiet
-        rows = try_all(who, body, candidates, chunks, count, fit=method == "closed", progress=quiet)
+        shown = progress if method == "closed" else quiet
+        rows = try_all(who, body, candidates, chunks, count, fit=method == "closed", progress=shown)
     if method == "sgd":
         _train_all(who, body, candidates, rows, chunks, count, fitted, seed=seed, **sgd, progress=progress)
     if lost := [name for name, row in zip(names, rows, strict=True) if not row.pop("sites")]:
@@ -120,7 +120,3 @@ def _split(images: Tensor, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
     count = min(max(1, round(held_out * len(images))), len(images) - 1) if held_out else 0
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).to(images.device)
     return images[order[count:]], images[order[:count]]
-
-
-def _quiet(done: int, total: int) -> None:
-    pass

@@ -171,6 +171,11 @@ def unused_modules(net: nn.Module, graph: fx.GraphModule) -> list[str]:
     ]
 
 
+def module_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    """The module that a node calls, if it calls one."""
+    return graph.get_submodule(node.target) if node.op == "call_module" else None
+
+
 def clone(net: nn.Module) -> nn.Module:
     """A deep copy whose parameters train: the start of every student. The original is left as it is."""
     # Features that a forward kept belong to its autograd graph and cannot be copied as they are.

@@ -10,6 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+RIDGE = 0.01
+"""Chosen by errors on held-out few images of five networks (data/choose_fskd.py)."""
+
 
 class Fit(NamedTuple):
     """A 1x1 conv `q` (C, C) with its `bias` (C,) or None, float64."""

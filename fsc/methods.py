@@ -7,7 +7,6 @@ from functools import partial
 from types import CodeType
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from fsc.align import fskd
@@ -15,14 +14,15 @@ from fsc.baselines import distill, finetune
 from fsc.choose import practise
 from fsc.kinds import nearest
 from fsc.mimic import mir
-from fsc.runtime import Progress, device_of
+from fsc.norms import renew_norms
+from fsc.runtime import Progress
 from fsc.tasks import Images
 
 Own = Callable[[nn.Module, Tensor, float], nn.Module]
 """A user's own method: (teacher, images (N, C, H, W), share of the MACs to remove) -> student."""
 
 BATCH = 512
-"""The most images whose BatchNorm statistics are taken together."""
+"""Images whose BatchNorm statistics are taken together, where there are so many."""
 
 
 class Method(NamedTuple):
@@ -42,21 +42,11 @@ def _untouched(teacher: nn.Module, student: nn.Module, few: Images | None, **_) 
     return student
 
 
-@torch.no_grad()
 def _re_estimated(teacher: nn.Module, student: nn.Module, few: Images, **_) -> nn.Module:
     """The control: nothing is fitted; BatchNorm's statistics become those of the few images."""
-    copied = copy.deepcopy(student).eval()
-    norms = [m for m in copied.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # torch's word for the plain mean over batches
-        norm.train()
-    for batch in few.images.tensor_split(-(-len(few) // BATCH)):
-        copied(batch.to(device_of(copied)))
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    return copied.eval()
+    copied = copy.deepcopy(student)
+    renew_norms(copied, few.images, batch_size=BATCH)
+    return copied
 
 
 def _finetune(teacher: nn.Module, student: nn.Module, few: Images, **how: Any) -> nn.Module:
@@ -85,6 +75,10 @@ def _practise(
     return practise(teacher, few.images, blocks=blocks, mimic_steps=steps, seed=seed, progress=progress)
 
 
+def _practise_closed(teacher: nn.Module, blocks: int, few: Images, *, steps: int, **how: Any) -> nn.Module:
+    return _practise(teacher, blocks, few, steps=0, **how)
+
+
 def _own(teacher: nn.Module, ratio: float, few: Images, *, function: Own, **_) -> nn.Module:
     return function(teacher, few.images, ratio)
 
@@ -101,6 +95,7 @@ METHODS = {
     "fskd-sgd": Method(partial(_fskd, method="sgd"), descends=True),
     "mir": Method(_mir, descends=True),
     "fskd+mir": Method(_fskd_then_mir, descends=True),
+    "practise-closed": Method(_practise_closed, "blocks"),
     "practise": Method(_practise, "blocks", descends=True),
 }
 

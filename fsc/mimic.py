@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fsc.descent import descend, learning_norms
 from fsc.features import Cut, cut
 from fsc.graph import clone
+from fsc.norms import renew_norms
 from fsc.recipe import with_edit
 from fsc.runtime import Progress, check_fits, check_images, device_of, evaluating
 
@@ -125,7 +126,7 @@ def mir(
             stacklevel=2,
         )
     if bn == "re-estimated":
-        _measure_norms(mine.body, fitted.to(device), batch_size)
+        renew_norms(mine.body, fitted, batch_size=batch_size)
     _replace_head(trained, source, mine.behind)
     for parameter, before in zip(trained.parameters(), student.parameters(), strict=True):
         parameter.requires_grad_(before.requires_grad)
@@ -199,23 +200,6 @@ def _mixed_precision(device: torch.device) -> contextlib.AbstractContextManager:
 
 def _at_least_float32(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32))
-
-
-@torch.no_grad()
-def _measure_norms(body: nn.Module, images: Tensor, batch_size: int) -> None:
-    """Set every BatchNorm's statistics to the mean of those of whole batches of the images."""
-    body.eval()
-    norms = [m for m in body.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # torch's word for the plain mean over all batches
-        norm.train()
-    for batch in images.tensor_split(max(1, len(images) // batch_size)):
-        body(batch)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    body.eval()
 
 
 @torch.no_grad()

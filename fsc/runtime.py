@@ -97,6 +97,10 @@ def track(total: int, what: str, progress: Progress | None) -> Iterator[int]:
         progress(step + 1, total)
 
 
+def quiet(done: int, total: int) -> None:
+    """The `progress` of work whose steps nobody wants to see."""
+
+
 def check_images(who: str, images: Tensor) -> None:
     """Refuse all but a non-empty (N, C, H, W) tensor of finite, normalised floats.
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from fsc import operations
+from fsc.graph import module_of
 from fsc.holes import answers, kept_behind
 from fsc.recipe import kept_channels, teacher_name
 from fsc.surgery import fold_bn, merge_after, neutral_bn
@@ -71,10 +72,10 @@ def find_sites(
     absorbs = answers(teacher, student)
     _check_names(teacher, student, net, theirs)
     for node in student.graph.nodes:
-        conv = _module(student, node)
+        conv = module_of(student, node)
         if not isinstance(conv, nn.Conv2d) or teacher_name(net, node.target) is None or not node.users:
             continue
-        channels = _kept(net, node.target, conv, _module(teacher, theirs[teacher_name(net, node.target)]), kept)
+        channels = _kept(net, node.target, conv, module_of(teacher, theirs[teacher_name(net, node.target)]), kept)
         if at == "block" and not ends_a_block(student, node, net):
             continue
         if why := _why_not(student, node):
@@ -128,20 +129,16 @@ def _reaches_a_join(graph: fx.GraphModule, node: fx.Node) -> bool:
         adds = user.target in operations.ADDS and len(user.all_input_nodes) > 1
         if adds or user.target in (torch.cat, torch.concat):
             return True
-        if user.target in operations.PRODUCTS or isinstance(_module(graph, user), nn.Conv2d | nn.Linear):
+        if user.target in operations.PRODUCTS or isinstance(module_of(graph, user), nn.Conv2d | nn.Linear):
             continue
         front.extend(user.users)
     return False
 
 
-def _module(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    return graph.get_submodule(node.target) if node.op == "call_module" else None
-
-
 def _norm_behind(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """The BatchNorm that is the only reader of a conv, if it can take up whatever is merged into it."""
     (first, *others) = node.users
-    norm = _module(graph, first)
+    norm = module_of(graph, first)
     fits = isinstance(norm, nn.BatchNorm2d) and norm.affine and norm.track_running_stats
     return first if fits and not others and first.users and not _calls_twice(graph, first) else None
 
@@ -151,7 +148,7 @@ def _calls_twice(graph: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _why_not(graph: fx.GraphModule, node: fx.Node) -> str | None:
-    conv = _module(graph, node)
+    conv = module_of(graph, node)
     if _calls_twice(graph, node):
         return "it is called more than once, and an adaptor would act in all its places"
     if "weight" not in conv._parameters:
@@ -204,15 +201,15 @@ def merge_at(net: nn.Module, site: Site, q: Tensor, bias: Tensor | None, mean: T
 def _check_names(teacher, student, net, theirs: dict[str, fx.Node]) -> None:
     """Every conv and BatchNorm of the student has a twin of its name in the teacher."""
     for node in student.graph.nodes:
-        module = _module(student, node)
+        module = module_of(student, node)
         if not isinstance(module, nn.Conv2d | nn.BatchNorm2d):
             continue
         name = teacher_name(net, node.target)
         if name is None:  # the first half of a factorized conv
             continue
         twin = theirs.get(name)
-        found = "nothing that its forward calls" if twin is None else type(_module(teacher, twin)).__name__
-        if twin is None or not isinstance(_module(teacher, twin), nn.Conv2d | nn.BatchNorm2d):
+        found = "nothing that its forward calls" if twin is None else type(module_of(teacher, twin)).__name__
+        if twin is None or not isinstance(module_of(teacher, twin), nn.Conv2d | nn.BatchNorm2d):
             raise ValueError(
                 f"fskd: teacher and student do not correspond at {node.target}: a {type(module).__name__} in the "
                 f"student, {found} in the teacher.\n"

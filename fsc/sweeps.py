@@ -62,8 +62,9 @@ def study(
         task: with labelled test images; the few images are drawn from its training images by `task.sample`.
         teacher: any network for it.
         methods: names: "bn" (BatchNorm re-estimated and nothing fitted: the control), "finetune", "kd", "fskd",
-            "fskd-published", "fskd-sgd", "mir", "fskd+mir", "practise"; and functions of your own
-            (teacher, images (N, C, H, W), ratio) -> student, as they are or by name, {"mine": function};
+            "fskd-published", "fskd-sgd", "mir", "fskd+mir", "practise", and "practise-closed", which leaves MiR out;
+            and functions of your own (teacher, images (N, C, H, W), ratio) -> student, as they are or by name,
+            {"mine": function};
             `fsc.targets.prune_macs` prunes as the others' students are pruned. The teacher and "none", the pruned
             student, are always there, once and once a ratio.
         samples: numbers of few images.

@@ -14,6 +14,7 @@ import numpy as np
 from torch import nn
 
 from fsc.runs import Bench, Run, do
+from fsc.runtime import quiet
 
 Result = tuple[dict[str, Any] | None, nn.Module | None]
 """A run's row and its student; neither for a run that was passed over."""
@@ -68,7 +69,7 @@ def _at_work(
     """In the worker: the row, and the student where it is of an unknown structure."""
     if run is None:
         return None, None
-    row, student = do(_unpacked(_Packed(name, packed)), run, threads=1, progress=_quiet)
+    row, student = do(_unpacked(_Packed(name, packed)), run, threads=1, progress=quiet)
     if student is None or row["structure"] in known:
         return row, None
     try:
@@ -82,7 +83,3 @@ def _opened(student: bytes) -> nn.Module | None:
         return pickle.loads(student)
     except Exception:  # of a class that only the worker knows
         return None
-
-
-def _quiet(done: int, total: int) -> None:
-    pass

@@ -22,6 +22,7 @@ import torchvision
 
 import fsc
 from fsc.nets import NETS
+from fsc.runtime import quiet
 
 SEED = 0
 
@@ -44,10 +45,6 @@ def bench(what: str, limit: float, unit: str):
         return runs
 
     return enter
-
-
-def quiet(done: int, total: int) -> None:
-    pass
 
 
 def seconds(work: Callable[[], object]) -> float:

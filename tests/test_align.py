@@ -14,11 +14,7 @@ from torch import nn
 import fsc
 from fsc.align import error_map
 from fsc.nets import NETS, ResNet
-from fsc.runtime import fingerprint
-
-
-def quiet(done, total):
-    pass
+from fsc.runtime import fingerprint, quiet
 
 
 def odd_norms(net: nn.Module, seed: int = 0) -> nn.Module:

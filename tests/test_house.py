@@ -18,11 +18,11 @@ SOURCES = [*PACKAGE, *sorted((ROOT / "tests").glob("*.py")), *sorted((ROOT / "da
 
 # From the ground up: a file imports only from lines above its own.
 FLOORS = """
-    runtime shapes nets augment datasets stores    # ground
+    runtime shapes nets augment datasets stores ratios    # ground
     kinds
     pictures
     tasks teachers
-    slices splits lstsq                     # exact edits and numbers
+    slices splits lstsq norms               # exact edits and numbers
     graph surgery speed operations
     channels recipe measure features lockstep regions
     holes

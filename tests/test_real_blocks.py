@@ -3,12 +3,9 @@
 import pytest
 
 import fsc
+from fsc.runtime import quiet
 
 pytestmark = pytest.mark.real
-
-
-def quiet(done, total):
-    pass
 
 
 @pytest.fixture(scope="module")

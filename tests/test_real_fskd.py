@@ -3,17 +3,13 @@
 import copy
 
 import pytest
-import torch
-from torch import nn
 
 import fsc
+from fsc.norms import renew_norms
+from fsc.runtime import quiet
 
 pytestmark = pytest.mark.real
 PUBLISHED = {"at": "conv", "intercept": False, "ridge": 0.0, "shortcuts": False}
-
-
-def quiet(done, total):
-    pass
 
 
 @pytest.fixture(scope="module")
@@ -32,13 +28,9 @@ def score(net, task):
 
 def re_estimated(student, images):
     """The control: BatchNorm's statistics are those of the few images, nothing else changes."""
-    copied = copy.deepcopy(student).train()
-    for bn in (m for m in copied.modules() if isinstance(m, nn.BatchNorm2d)):
-        bn.momentum = None
-        bn.reset_running_stats()
-    with torch.no_grad():
-        copied(images)
-    return copied.eval()
+    copied = copy.deepcopy(student)
+    renew_norms(copied, images, batch_size=len(images))
+    return copied
 
 
 def test_it_brings_back_most_of_what_pruning_took_and_more_than_batchnorm_alone(task, teacher):
