@@ -8,15 +8,16 @@ shares with its teacher. Photographs are measured where FSC_REAL_DATA names thei
 """
 
 import argparse
-import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from measure_methods import tasks
 
 import fsc
 from fsc.align import error_map
+from fsc.runtime import quiet
 
 STORE = Path(__file__).parent / "studies" / "fskd_defaults.csv"
 NETS = [("shapes", "resnet20"), ("shapes", "mobilenet"), ("shapes", "vgg9"), ("cifar10", "resnet20"),
@@ -37,17 +38,15 @@ def settings() -> dict[str, dict]:
 
 def measure() -> None:
     done = set(read()[COLUMNS[:5]].itertuples(index=False, name=None)) if STORE.exists() else set()
-    tasks = {"shapes": fsc.load_task("shapes")}
-    if photographs := os.environ.get("FSC_REAL_DATA"):
-        tasks["cifar10"] = fsc.load_task("folder", root=Path(photographs) / "cifar10-subset", like="cifar10")
+    loaded = tasks()
     for name, arch in NETS:
-        if name not in tasks:
+        if name not in loaded:
             continue
-        teacher = fsc.load_teacher(arch, tasks[name])
+        teacher = fsc.load_teacher(arch, loaded[name])
         student = fsc.prune_filters(teacher, 0.5)
         for samples in SAMPLES:
             for seed in SEEDS:
-                images = tasks[name].sample(samples, seed=seed).images
+                images = loaded[name].sample(samples, seed=seed).images
                 fitted, judges = images[: samples * 4 // 5], images[samples * 4 // 5 :]
                 for setting, how in settings().items():
                     key = (name, arch, samples, seed, setting)
@@ -56,10 +55,6 @@ def measure() -> None:
                     repaired = fsc.fskd(teacher, student, fitted, **how, progress=quiet)
                     error = error_map(teacher, repaired, judges, progress=quiet).iloc[-1]
                     store([*key, f"{error:.5f}"])
-
-
-def quiet(done: int, total: int) -> None:
-    pass
 
 
 def store(row: list) -> None:

@@ -8,16 +8,17 @@ are written one by one; a run that was stopped goes on where it was. Nothing her
 """
 
 import itertools
-import os
 import platform
 from functools import cache
 from pathlib import Path
 
 import pandas as pd
 import torch
+from measure_methods import tasks
 from torch import nn
 
 import fsc
+from fsc.runtime import quiet
 
 STORE = Path(__file__).parent / "studies" / "blocks.csv"
 COLUMNS = ["task", "arch", "method", "samples", "blocks", "seed", "accuracy", "dropped"]
@@ -26,17 +27,6 @@ GRID = [  # task, network, numbers of blocks, numbers of images
     ("shapes", "resnet20", (1, 2, 3), (50, 500, 100)),
     ("cifar10", "resnet32", (1, 2, 3, 4, 5), (50, 500)),
 ]
-
-
-def quiet(done: int, total: int) -> None:
-    pass
-
-
-def tasks() -> dict[str, fsc.tasks.Task]:
-    found = {"shapes": fsc.load_task("shapes")}
-    if photographs := os.environ.get("FSC_REAL_DATA"):
-        found["cifar10"] = fsc.load_task("folder", root=Path(photographs) / "cifar10-subset", like="cifar10")
-    return found
 
 
 def write(*cells) -> None:

@@ -10,7 +10,6 @@ one by one; a run that was stopped goes on where it was.
 """
 
 import argparse
-import copy
 import math
 import os
 import platform
@@ -21,9 +20,10 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from torch import nn
 
 import fsc
+from fsc.methods import METHODS
+from fsc.runtime import quiet
 
 STORE = Path(__file__).parent / "studies" / "methods.csv"
 SEEDS, STEPS = range(5), 200
@@ -33,47 +33,7 @@ GRID = [  # task, network, ratios, numbers of images
     ("cifar10", "resnet32", (0.5, 0.3), (50, 500, 100)),
 ]
 COLUMNS = ["task", "arch", "method", "samples", "ratio", "seed", "accuracy", "seconds", "steps"]
-PUBLISHED = {"at": "conv", "intercept": False, "ridge": 0.0, "shortcuts": False}
-
-
-def re_estimated(student: nn.Module, images: torch.Tensor) -> nn.Module:
-    """The control: nothing is fitted; BatchNorm's statistics become those of the few images."""
-    copied = copy.deepcopy(student).train()
-    for bn in (m for m in copied.modules() if isinstance(m, nn.BatchNorm2d)):
-        bn.momentum = None  # the plain mean over batches, here over one
-        bn.reset_running_stats()
-    with torch.no_grad():
-        copied(images)
-    return copied.eval()
-
-
-# Name -> (the function that repairs, its steps of gradient descent).
-METHODS = {
-    "bn": (lambda t, s, few, seed: re_estimated(s, few.images), 0),
-    "fskd-published": (lambda t, s, few, seed: fsc.fskd(t, s, few.images, **PUBLISHED, progress=quiet), 0),
-    "fskd": (lambda t, s, few, seed: fsc.fskd(t, s, few.images, progress=quiet), 0),
-    "finetune": (
-        lambda t, s, few, seed: fsc.finetune(
-            t, s, few.images, few.labels, steps=STEPS, seed=seed, progress=quiet
-        ), STEPS,
-    ),
-    "mir": (lambda t, s, few, seed: fsc.mir(t, s, few.images, steps=STEPS, seed=seed, progress=quiet), STEPS),
-    "fskd+mir": (
-        lambda t, s, few, seed: fsc.mir(
-            t, fsc.fskd(t, s, few.images, progress=quiet), few.images, steps=STEPS, seed=seed, progress=quiet
-        ), STEPS,
-    ),
-    "kd": (lambda t, s, few, seed: fsc.distill(t, s, few.images, steps=STEPS, seed=seed, progress=quiet), STEPS),
-    "fskd-sgd": (
-        lambda t, s, few, seed: fsc.fskd(
-            t, s, few.images, method="sgd", steps=STEPS, seed=seed, progress=quiet
-        ), STEPS,
-    ),
-}  # fmt: skip
-
-
-def quiet(done: int, total: int) -> None:
-    pass
+NAMES = ["bn", "fskd-published", "fskd", "finetune", "mir", "fskd+mir", "kd", "fskd-sgd"]  # as in fsc.study
 
 
 def tasks() -> dict[str, fsc.tasks.Task]:
@@ -95,14 +55,13 @@ def measure(methods: list[str], only: str | None) -> None:
             student = fsc.prune_filters(teacher, ratio)
             add(task, lambda student=student: student, only=None, task=name, arch=arch, method="none", ratio=ratio)
             for method in methods:
-                repair, steps = METHODS[method]
                 for samples in numbers:
                     for seed in SEEDS:
-
                         few = task.sample(samples, seed=seed)
-                        made = partial(repair, teacher, student, few, seed)
+                        repair = partial(METHODS[method].make, steps=STEPS, seed=seed, progress=quiet)
+                        made = partial(repair, teacher, student, few)
                         add(task, made, only=only, task=name, arch=arch, method=method, samples=samples, ratio=ratio,
-                            seed=seed, steps=steps or None)  # fmt: skip
+                            seed=seed, steps=STEPS if METHODS[method].descends else None)  # fmt: skip
 
 
 def add(loaded: fsc.tasks.Task, make, *, only: str | None, **row) -> None:
@@ -179,19 +138,19 @@ def refreshed(page: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("methods", nargs="*", help=f"of {', '.join(METHODS)}; none: all")
+    parser.add_argument("methods", nargs="*", help=f"of {', '.join(NAMES)}; none: all")
     parser.add_argument("--only", metavar="QUERY", help="rows of which this is true, as pandas.DataFrame.query reads")
     parser.add_argument("--table", action="store_true", help="print the tables from the stored rows; measure nothing")
     parser.add_argument("--readme", action="store_true", help="write them into the READMEs; measure nothing")
     asked = parser.parse_args()
-    if unknown := set(asked.methods) - set(METHODS):
-        parser.error(f"no method {', '.join(unknown)}; there are {', '.join(METHODS)}")
+    if unknown := set(asked.methods) - set(NAMES):
+        parser.error(f"no method {', '.join(unknown)}; there are {', '.join(NAMES)}")
     if asked.readme:
         for page in (STORE.parents[1] / "README.md", STORE.parents[2] / "README.md"):
             page.write_text(refreshed(page.read_text()))
         return
     if not asked.table:
-        measure(asked.methods or list(METHODS), asked.only)
+        measure(asked.methods or NAMES, asked.only)
     rows = read()
     for task, arch, ratios, _ in GRID:
         for ratio in sorted(ratios):
