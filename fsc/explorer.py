@@ -1,14 +1,16 @@
 """The explorer: a whole study under four knobs, and any of its runs done again beside what is stored."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pandas as pd
 from torch import nn
 
 from fsc.drawing import NAMES, short_percent
-from fsc.frontier import ALONE, check_study, in_order, overview
-from fsc.methods import METHODS
+from fsc.frontier import draw_overview
+from fsc.methods import METHODS, Own, code_of, methods_of
 from fsc.panels import Panel, State
+from fsc.points import ALONE, check_study, gather, in_order
 from fsc.runs import Run, do, new_bench, prepare
 from fsc.runtime import Progress
 from fsc.tasks import Task
@@ -27,11 +29,12 @@ class Explorer(Panel):
             and seconds it takes what is there. With a column reached, its ratio is the share of MACs that goes; without
             it, that of the filters.
         task, teacher: those of the study, to recompute with. Both or neither.
+        methods: functions of your own in the study, {"mine": function}, to recompute them too.
 
     Raises:
         TypeError: `study` is no table.
-        ValueError: it is empty, lacks a column, or holds several tasks or networks; task and teacher are not those of
-            the study, or one of them is missing.
+        ValueError: it is empty, lacks a column, or holds several tasks or networks; task, teacher or a function are not
+            those of the study, or one of the first two is missing.
 
     >>> study = pandas.read_csv("data/studies/methods.csv", comment="#")
     >>> explorer = fsc.widgets.Explorer(study.query("task == 'shapes'"))
@@ -40,14 +43,21 @@ class Explorer(Panel):
     'FSKD, 50 images, 50 % of filters removed: 85.7 % ± 0.8 (5 draws), at 0.7 s of repair, ...'
     """
 
-    def __init__(self, study: pd.DataFrame, task: Task | None = None, teacher: nn.Module | None = None):
+    def __init__(
+        self,
+        study: pd.DataFrame,
+        task: Task | None = None,
+        teacher: nn.Module | None = None,
+        *,
+        methods: Mapping[str, Own] | None = None,
+    ):
         _check(study)
         fitted = study[study.samples.notna() & ~study.method.isin(ALONE)]
-        live = _live(study, task, teacher)
-        removed = "MACs" if "reached" in study else "filters"
+        live = _live(study, task, teacher, methods or {})
+        removed, points = "MACs" if "reached" in study else "filters", gather(study)
 
         def draw(state: State, live: pd.DataFrame | None = None):
-            return overview(study, **state, live=live, removed=removed)
+            return draw_overview(points, **state, live=live, removed=removed)
 
         super().__init__(
             {
@@ -68,8 +78,9 @@ class Explorer(Panel):
 class Live:
     """Runs of a study, done again here, one at a time."""
 
-    def __init__(self, study: pd.DataFrame, task: Task, teacher: nn.Module):
+    def __init__(self, study: pd.DataFrame, task: Task, teacher: nn.Module, own: Mapping[str, Own]):
         known = {method: METHODS[method] for method in study.method.unique() if method in METHODS}
+        known |= methods_of(own)
         self.study, self.bench = study, new_bench(task, teacher, known, steps=0, arch=type(teacher).__name__)
         for name in ("task", "teacher", "data"):
             asked, mine = self.bench.identity[name], study[name].dropna().unique() if name in study else []
@@ -78,6 +89,8 @@ class Live:
                     f"Explorer: the study's {name} is {mine[0]}; the one to recompute with is {asked}.\n"
                     f"  What is live would not compare with what is stored. Pass the task and teacher of the study."
                 )
+        for name, function in own.items():
+            _check_own(study[study.method == name], name, function)
         if "reached" not in study:  # an older store: its ratio is that of the filters themselves
             ratios = study.ratio.dropna().unique().tolist()
             self.bench = replace(self.bench, settings={("filters", ratio): ratio for ratio in ratios})
@@ -85,7 +98,7 @@ class Live:
     def cost(self, state: State) -> str:
         """What the run is going to take, by what it took."""
         if state["method"] not in self.bench.methods:
-            return "cannot be recomputed: the study has its name, not its function"
+            return "cannot be recomputed: the study has its name, not its function (pass it as methods=)"
         test = f"the test on {len(self.bench.task.test)} images"
         seconds = self._stored(state).seconds.dropna() if "seconds" in self.study else []
         if not len(seconds):
@@ -98,14 +111,14 @@ class Live:
         """The row of the run, as in a study; its latency is that of a stored network of the same structure.
 
         Raises:
-            ValueError: the method is not one of fsc's own, known by name.
+            ValueError: the method is neither one of fsc's own, known by name, nor one whose function was passed.
             RuntimeError: the method failed; says why.
         """
         method, stored = state["method"], self._stored(state)
         if method not in self.bench.methods:
             raise ValueError(
                 f"Explorer: {method!r} is a function of your own, and a study keeps its name alone.\n"
-                f"  Run fsc.study again with it; or recompute one of {', '.join(m for m in self.bench.methods)}."
+                f'  Pass it: Explorer(study, task, teacher, methods={{"{method}": function}}).'
             )
         progress(0, 1)
         run = Run(method, state["ratio"], state["samples"], self._seed(state, stored))
@@ -137,7 +150,7 @@ class Live:
         return int(steps.iloc[0]) if len(steps) else 2000
 
 
-def _live(study: pd.DataFrame, task: Task | None, teacher: nn.Module | None) -> Live | None:
+def _live(study: pd.DataFrame, task: Task | None, teacher: nn.Module | None, own: Mapping[str, Own]) -> Live | None:
     if (task is None) != (teacher is None):
         missing = "task" if task is None else "teacher"
         raise ValueError(
@@ -145,7 +158,18 @@ def _live(study: pd.DataFrame, task: Task | None, teacher: nn.Module | None) -> 
         )
     if task is not None and task.test.labels is None:
         raise ValueError("Explorer: the task's test images have no labels, so there is no accuracy.\n  Leave it out.")
-    return None if task is None else Live(study, task, teacher)
+    return None if task is None else Live(study, task, teacher, own)
+
+
+def _check_own(rows: pd.DataFrame, name: str, function: Own) -> None:
+    """Refuse a function that the study does not have, or has with other code: it would not compare."""
+    stored, code = rows.function.dropna().unique() if "function" in rows else [], code_of(function)
+    if rows.empty or (len(stored) and code not in stored):
+        found = "no method of that name" if rows.empty else f"one of that name with other code ({stored[0]})"
+        raise ValueError(
+            f"Explorer: the function {name!r} ({code}) is not in the study, which has {found}.\n"
+            f"  What is live would not compare with what is stored. Run fsc.study with this function first."
+        )
 
 
 def _check(study: pd.DataFrame) -> None:

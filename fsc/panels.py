@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import ipywidgets
+from matplotlib import rc_context
 
 from fsc.background import Work, new_button
 from fsc.drawing import Picture
@@ -17,6 +18,8 @@ State = dict[str, Any]
 
 LINE = "font-size: 15px; line-height: 1.4; padding: 4px 0; white-space: pre-wrap"
 RED = "color: #8C0014; background: #FFF1F1; border-left: 4px solid #8C0014; padding-left: 10px"
+
+SHARP = {"text.hinting": "no_hinting"}  # glyphs fitted to pixels so small cost a tenth of the time, for nothing seen
 
 _drawing = threading.RLock()  # one figure at a time, over all panels: matplotlib does not promise to be thread-safe
 
@@ -119,22 +122,28 @@ class Panel:
         return {"text/plain": repr(self), "application/vnd.jupyter.widget-view+json": view}
 
     def _build(self, labels: Mapping, formats: Mapping) -> None:
-        self.sliders = {}
+        self.sliders, rules = {}, []
         for name, values in self.knobs.items():
+            options = [(formats.get(name, str)(value), value) for value in values]
+            label, longest = labels.get(name, name), max(len(text) for text, _ in options)
             slider = self.sliders[name] = ipywidgets.SelectionSlider(
-                options=[(formats.get(name, str)(value), value) for value in values],
-                description=labels.get(name, name),
+                options=options,
+                description=label,
                 continuous_update=False,
                 style={"description_width": "initial"},
-                layout={"width": "350px"},
+                layout={"width": f"calc(140px + {len(label) + longest}ch)", "margin": "2px 16px 2px 2px"},
             )
+            # By itself a slider cuts off a value longer than a number; and its handle must not move with the value.
+            rules.append(f".fsc-readout-{longest} .widget-readout {{ width: {longest}ch; max-width: none }}")
+            slider.add_class(f"fsc-readout-{longest}")
             slider.observe(functools.partial(self._moved, name), names="value")
         self.draw_button = new_button("Draw other samples", self._draw_another)
         self._work = Work(self._recompute_and_show, lock=self._lock, fail=self._fail)
         self.message, self.image, self.line = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
         buttons = [self.draw_button] * bool(self.draws) + [*self._work.widgets] * bool(self._recompute)
         rows = [ipywidgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in ([*self.sliders.values()], buttons)]
-        self.box = ipywidgets.VBox([*rows, self.message, self.image, self.line])
+        looks = ipywidgets.HTML(f"<style>{' '.join(rules)}</style>", layout={"display": "none"})
+        self.box = ipywidgets.VBox([*rows, self.message, self.image, self.line, looks])
 
     def _moved(self, name: str, change: Mapping) -> None:
         if self._placing:
@@ -201,7 +210,7 @@ class Panel:
 
     def _render(self, key: tuple, live: Any = None) -> tuple[str, str, dict]:
         result = self._look_up(key)
-        with _drawing:
+        with _drawing, rc_context(SHARP):
             picture = self._draw(result) if live is None else self._draw(result, live=live)
             return picture.html(), picture.sentence, picture.numbers
 

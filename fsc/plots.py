@@ -28,12 +28,13 @@ from fsc.drawing import (
     short_percent,
     styles_of,
 )
+from fsc.frontier import overview
 from fsc.histories import loss_history
 
 __all__ = [
     "COLOURS", "MARKERS", "NAMES", "Picture", "accuracy_by_blocks", "accuracy_by_ratio", "accuracy_by_samples",
-    "accuracy_by_seconds", "accuracy_by_time", "costs", "error_map", "loss_history", "picture_grid", "rankings",
-    "sensitivity", "training_curve",
+    "accuracy_by_seconds", "accuracy_by_time", "costs", "error_map", "loss_history", "overview", "picture_grid",
+    "rankings", "sensitivity", "training_curve",
 ]  # fmt: skip
 
 SAME = 1e-6

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from test_frontier import frontier_table
 from toy_panel import press, shown
-from toy_study import mine, toy_latency, toy_net, toy_study, toy_task
+from toy_study import changes_the_teacher, mine, toy_latency, toy_net, toy_study, toy_task
 
 import fsc
 from fsc import explorer
@@ -110,6 +110,18 @@ def test_a_function_of_ones_own_cannot_be_recomputed_and_a_failing_method_says_w
     )
     panel.set(samples=12)
     assert panel.error is None and shown(panel) == ""
+
+
+def test_a_function_that_is_passed_is_recomputed_and_one_of_other_code_is_refused(study):
+    panel = Explorer(study, toy_task(), toy_net(), methods={"mine": mine})
+    panel.set(method="mine", draw=1)
+    stored = panel.numbers["mine draw"]
+    assert panel.recompute().accuracy.item() == stored == panel.numbers["mine live"]
+    words = r"the function 'mine' \(sha256:\w+\) is not in the study, which has one of that name with other code"
+    with pytest.raises(ValueError, match=words):
+        Explorer(study, toy_task(), toy_net(), methods={"mine": changes_the_teacher})
+    with pytest.raises(ValueError, match="'yours' .* is not in the study, which has no method of that name"):
+        Explorer(study, toy_task(), toy_net(), methods={"yours": mine})
 
 
 def test_task_and_teacher_must_be_those_of_the_study(study):

@@ -1,5 +1,6 @@
 """The explorer in JupyterLab: every knob by keyboard, Recompute by mouse, stopped, done, and failed in words."""
 
+import itertools
 import re
 
 import pytest
@@ -32,6 +33,7 @@ def test_the_explorer_answers_to_keys_stops_recomputes_and_says_what_fails(tmp_p
     (tmp_path / "lab").mkdir()
     with open_notebook(path, tmp_path / "lab", chromium) as notebook:
         notebook.run_all()
+        assert_nothing_is_cut_off_or_overlaps(notebook)
         expect(notebook.sentence).to_contain_text("distilled, 6 images, 30 % of MACs removed: ")
         notebook.knob("images").press("ArrowRight")
         expect(notebook.sentence).to_contain_text("distilled, 12 images, 30 % of MACs removed: ")
@@ -49,6 +51,7 @@ def test_the_explorer_answers_to_keys_stops_recomputes_and_says_what_fails(tmp_p
 
         notebook.knob("method").press("ArrowRight")
         expect(notebook.sentence).to_contain_text("BN re-estimated, 12 images (draw 0)")
+        assert_nothing_is_cut_off_or_overlaps(notebook)
         expect(notebook.panel).to_contain_text("and the test on 20 images")
         notebook.button("Recompute").click()
         expect(notebook.sentence).to_contain_text(re.compile(r"; live: BN re-estimated [\d.]+ % \(draw 0\)\."))
@@ -59,3 +62,12 @@ def test_the_explorer_answers_to_keys_stops_recomputes_and_says_what_fails(tmp_p
         notebook.button("Recompute").click()
         expect(notebook.panel.get_by_role("alert")).to_contain_text("'mine' is a function of your own")
         notebook.shot("3-error")
+
+
+def assert_nothing_is_cut_off_or_overlaps(notebook):
+    readouts = notebook.panel.locator(".widget-readout")
+    whole = readouts.evaluate_all("all => all.map(e => e.scrollWidth <= e.clientWidth)")
+    assert whole == [True] * 3, "a knob's value is cut off"
+    boxes = [slider.bounding_box() for slider in notebook.panel.locator(".widget-slider").all()]
+    for box, follower in itertools.pairwise(boxes):
+        assert follower["y"] > box["y"] or follower["x"] >= box["x"] + box["width"] + 10, "knobs without a gap"

@@ -45,8 +45,7 @@ def test_the_sentence_says_what_the_setting_reached_at_what_latency_and_what_the
 
 def test_no_network_of_the_frontier_is_beaten_in_both_and_every_other_is(table):
     numbers = overview(table, method="fskd", samples=50, ratio=0.3).numbers
-    on = [(method, None if np.isnan(ratio) else ratio) for method, ratio in numbers["frontier"]]
-    assert on == [("mine", 0.5), ("fskd", 0.3), ("teacher", None)]
+    assert numbers["frontier"] == [("mine", 0.5), ("fskd", 0.3), ("teacher", None)]
     assert (
         "on the frontier; the best of 2 methods here" in overview(table, method="fskd", samples=50, ratio=0.3).sentence
     )
@@ -62,6 +61,25 @@ def test_one_draw_stands_out_and_the_chosen_method_is_bold(table):
     assert bold == ["FSKD"] and {"mine", "teacher", "unrepaired"} <= set(texts(picture))
     boldest = max(picture.figure.axes[0].lines, key=lambda line: line.get_linewidth())
     assert boldest.get_color() == "#0072B2" and boldest.get_ydata().tolist() == pytest.approx([72, 82])
+
+
+def test_ratios_are_written_beside_the_points_of_the_chosen_method_where_they_do_not_overlap(table):
+    assert set(right_texts(overview(table, method="fskd", samples=50, ratio=0.5))) == {"50 %", "30 %"}
+    near = table.method.eq("fskd") & table.ratio.eq(0.3)
+    table.loc[near, ["accuracy", "latency_ratio"]] = [0.71, 0.61]
+    for asked, written in ((0.3, "30 %"), (0.5, "50 %")):
+        assert right_texts(overview(table, method="fskd", samples=50, ratio=asked)) == [written]
+
+
+def right_texts(picture) -> list[str]:
+    return [text.get_text() for text in picture.figure.axes[1].texts]
+
+
+def test_points_of_the_frontier_are_drawn_stronger(table):
+    right = overview(table, method="finetune", samples=50, ratio=0.5).figure.axes[1]
+    strong = [line for line in right.lines if line.get_marker() not in ("", "None", "o")]
+    strong = [line.get_xdata()[0] for line in strong if line.get_markeredgecolor() == "#222222"]
+    assert sorted(strong) == pytest.approx([50, 80, 100])
 
 
 def test_without_latency_the_right_half_weighs_the_seconds_of_the_repair_at_this_ratio(table):
@@ -89,6 +107,7 @@ def test_what_was_not_measured_is_said_and_where_it_was(table):
         "unrepaired 20.0 %; teacher 95.0 %."
     )
     assert "mine" not in picture.numbers and picture.numbers["draws"] == 0
+    assert "mine: not measured here" in texts(picture)
     assert picture.png().startswith(b"\x89PNG")
     nowhere = table[(table.samples != 500) | (table.ratio != 0.3)]
     assert "not measured" in overview(nowhere, method="fskd", samples=500, ratio=0.3).sentence

@@ -41,6 +41,7 @@ FLOORS = """
     workers
     sweeps
     drawing background
+    points
     curves histories blockplots frontier panels
     plots explorer
     widgets
