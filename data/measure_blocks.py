@@ -74,6 +74,27 @@ def measure(name: str, task: fsc.tasks.Task, arch: str, numbers: tuple[int, ...]
         write(name, arch, method, count, blocks, seed, f"{found:.4f}", " ".join(names))
 
 
+def table(task: str, arch: str) -> str:
+    """A row a number of blocks: merely dropped, and recovered, with each number of images."""
+    rows = read()
+    rows = rows[(rows.task == task) & (rows.arch == arch)]
+    numbers = sorted(int(n) for n in rows.samples.dropna().unique())
+    heads = [f"{arch}, {task}: blocks dropped"]
+    heads += [f"{n} images, {what}" for n in numbers for what in ("merely dropped", "recovered")]
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for blocks in sorted(rows.blocks[rows.blocks > 0].unique()):
+        cells = [str(blocks)]
+        for n, method in itertools.product(numbers, METHODS):
+            found = 100 * rows[(rows.blocks == blocks) & (rows.samples == n) & (rows.method == method)].accuracy
+            cells.append(f"{found.mean():.1f} ± {found.std():.1f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    teacher = rows[rows.method == "teacher"].accuracy.item()
+    counts = rows[rows.blocks > 0].groupby(["blocks", "samples", "method"]).size()
+    read_as = f"Top-1 accuracy in %, mean ± standard deviation over {counts.min()} draws of the images"
+    read_as += f"; teacher {100 * teacher:.1f}."
+    return "\n".join([*lines, "", read_as])
+
+
 def main() -> None:
     loaded = tasks()
     for name, arch, numbers, samples in GRID:

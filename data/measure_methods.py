@@ -3,7 +3,6 @@
     python data/measure_methods.py                  # drawings; photographs too where FSC_REAL_DATA names their folder
     python data/measure_methods.py fskd --only "task == 'shapes' and samples < 500"    # this method, these rows
     python data/measure_methods.py --table          # print the tables from the stored rows
-    python data/measure_methods.py --readme         # write them into the READMEs, behind <!-- table TASK NET RATIO -->
 
 Networks of which 30, 50 or 70 % of the inner filters are gone, 50, 100 and 500 images, 5 draws each. Rows are written
 one by one; a run that was stopped goes on where it was.
@@ -13,7 +12,6 @@ import argparse
 import math
 import os
 import platform
-import re
 import time
 from functools import partial
 from pathlib import Path
@@ -128,27 +126,14 @@ def table(task: str, arch: str, ratio: float, numbers: tuple[int, ...] = (50, 10
     return "\n".join([*lines, "", f"Top-1 accuracy in %, mean ± standard deviation over {draws} draws of the images."])
 
 
-MARKED = re.compile(r"(<!-- table (\w+) (\w+) ([\d.]+) -->\n).*?(\n<!-- end -->)", re.DOTALL)
-
-
-def refreshed(page: str) -> str:
-    """The text of a README with each marked table as the stored rows have it."""
-    return MARKED.sub(lambda m: m[1] + table(m[2], m[3], float(m[4])) + m[5], page)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("methods", nargs="*", help=f"of {', '.join(NAMES)}; none: all")
     parser.add_argument("--only", metavar="QUERY", help="rows of which this is true, as pandas.DataFrame.query reads")
     parser.add_argument("--table", action="store_true", help="print the tables from the stored rows; measure nothing")
-    parser.add_argument("--readme", action="store_true", help="write them into the READMEs; measure nothing")
     asked = parser.parse_args()
     if unknown := set(asked.methods) - set(NAMES):
         parser.error(f"no method {', '.join(unknown)}; there are {', '.join(NAMES)}")
-    if asked.readme:
-        for page in (STORE.parents[1] / "README.md", STORE.parents[2] / "README.md"):
-            page.write_text(refreshed(page.read_text()))
-        return
     if not asked.table:
         measure(asked.methods or NAMES, asked.only)
     rows = read()

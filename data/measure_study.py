@@ -2,48 +2,116 @@
 
     python data/measure_study.py             # drawings; photographs too where FSC_REAL_DATA names their folder
     python data/measure_study.py cifar10     # one of them
+    python data/measure_study.py --retime    # forget the latencies and measure them again, all of a study in one go
+    python data/measure_study.py --table     # accuracy at about equal measured latency, from the stored rows
 
 A run that was stopped goes on where it was. Draws come in turn, so a study that was ended early has every method on
-fewer draws. On a machine with other work the times are not to be trusted.
+fewer draws. Methods with gradient descent have three draws where methods are compared, one elsewhere. On a machine with
+other work the times are not to be trusted.
 """
 
 import argparse
+import io
+from pathlib import Path
 
+import pandas as pd
 import torch
 from measure_methods import tasks
 
 import fsc
+from fsc.drawing import NAMES
+from fsc.methods import METHODS
+from fsc.sweeps import LATENCY
 
-ARCH, STEPS, SEEDS = "resnet20", 200, range(5)
-PARTS = [  # methods, numbers of images, shares of the MACs to remove
-    (["bn", "fskd", "fskd-published"], [50, 100, 200, 500], [0.1, 0.2, 0.3, 0.5, 0.7]),
-    (["practise-closed"], [50, 100, 200, 500], [0.1, 0.2, 0.3, 0.5]),
-    (["finetune", "mir", "fskd+mir"], [50, 500], [0.3, 0.5, 0.7]),
-    (["practise"], [50, 500], [0.1, 0.2, 0.3, 0.5]),
+SAVED, NEAR = (0.1, 0.2, 0.3), 0.05  # shares of the teacher's latency, and how near to them counts
+ARCH, STEPS = "resnet20", 200
+NUMBERS, SHARES = [50, 100, 200, 500], [0.1, 0.2, 0.3, 0.5, 0.7]
+PARTS = [  # methods, numbers of images, shares of the MACs to remove, draws
+    (["bn", "fskd", "fskd-published"], NUMBERS, SHARES, 5),
+    (["practise-closed"], NUMBERS, [0.1, 0.2, 0.3, 0.5], 5),
+    (["finetune", "mir", "fskd+mir"], [50, 500], [0.5], 3),
+    (["mir"], [500], [0.3, 0.5, 0.7], 3),
+    (["practise"], [500], [0.1, 0.2, 0.3, 0.5], 3),
+    (["practise"], [50], [0.2], 3),
+    (["finetune", "mir", "fskd+mir"], [50, 500], [0.3, 0.5, 0.7], 1),
+    (["practise"], [50], [0.1, 0.2, 0.3, 0.5], 1),
 ]
 
 
-def store_of(task: str):
+def store_of(task: str) -> Path:
     return fsc.data_dir() / "studies" / f"all_{task}.csv"
 
 
-def measure(name: str, task: fsc.tasks.Task, seeds: int) -> None:
+def measure(name: str, task: fsc.tasks.Task) -> None:
     teacher = fsc.load_teacher(ARCH, task)
-    for seed in SEEDS[:seeds]:
-        for methods, samples, ratios in PARTS:
-            fsc.study(task, teacher, methods=methods, samples=samples, ratios=ratios, seeds=[seed],
-                      store=store_of(name), steps=STEPS, arch=ARCH, jobs=1)  # fmt: skip
+    for seed in range(max(draws for *_, draws in PARTS)):
+        for methods, samples, ratios, draws in PARTS:
+            if seed < draws:
+                fsc.study(task, teacher, methods=methods, samples=samples, ratios=ratios, seeds=[seed],
+                          store=store_of(name), steps=STEPS, arch=ARCH, jobs=1)  # fmt: skip
+
+
+def forget_latencies(name: str) -> None:
+    """Empty the columns of latency, for `fsc.study` measures what is missing there once all runs are stored."""
+    title, rows = store_of(name).read_text().split("\n", 1)
+    rows = pd.read_csv(io.StringIO(rows), dtype=str, keep_default_na=False)
+    rows[LATENCY] = ""
+    store_of(name).write_text(f"{title}\n{rows.to_csv(index=False)}")
+
+
+def table(name: str, samples: int) -> str:
+    """A row a method: its accuracy at the compression whose measured latency comes nearest to each share saved."""
+    rows = pd.read_csv(store_of(name), comment="#")
+    rows = rows[rows.accuracy.notna() & rows.latency_ratio.notna()]
+    teacher = 100 * rows[rows.method == "teacher"].accuracy.item()
+    heads = [f"{ARCH}, {name}, {samples} images", *(f"about {saved:.0%} of the time saved" for saved in SAVED)]
+    lines = [
+        f"| {' | '.join(heads)} |",
+        "|---" * len(heads) + "|",
+        f"| teacher, nothing saved | {' | '.join([f'{teacher:.1f}'] * len(SAVED))} |",
+    ]
+    for method in (m for m in NAMES if m in METHODS and m != "teacher"):
+        mine = rows[(rows.method == method) & (rows.samples.isna() | (rows.samples == samples))]
+        by = mine.groupby("ratio").agg(
+            mean=("accuracy", "mean"), sd=("accuracy", "std"), time=("latency_ratio", "mean")
+        )
+        cells = []
+        for saved in SAVED:
+            near = (1 - by.time - saved).abs()
+            if near.empty or near.min() > NEAR:
+                cells.append("")
+                continue
+            at = by.loc[near.idxmin()]
+            spread = f" ± {100 * at.sd:.1f}" if at.sd == at.sd else ""
+            cells.append(f"{100 * at['mean']:.1f}{spread} ({1 - at.time:.0%})")
+        if any(cells):
+            lines.append(f"| {NAMES[method]} | {' | '.join(cells)} |")
+    draws = rows[rows.samples == samples].groupby(["method", "ratio"]).size()
+    many = f"{draws.min()}" if draws.min() == draws.max() else f"{draws.min()} to {draws.max()}"
+    read = (
+        f"Top-1 accuracy in %, mean ± standard deviation over {many} draws of the images; in brackets the share of the "
+        f"teacher's latency that was saved, one image on one CPU thread."
+    )
+    return "\n".join([*lines, "", read])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="TASK", help="shapes or cifar10; none: all there are")
-    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many draws of the images")
+    parser.add_argument("--retime", action="store_true", help="measure the stored networks' latency again; do it alone")
+    parser.add_argument("--table", action="store_true", help="print the tables from the stored rows; measure nothing")
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    if asked.table:
+        for name in asked.names or ("shapes", "cifar10"):
+            print(*(table(name, samples) for samples in (50, 500)), sep="\n\n", end="\n\n")
+        return
     for name, task in tasks().items():
-        if name in asked.names or not asked.names:
-            measure(name, task, asked.seeds)
+        if asked.names and name not in asked.names:
+            continue
+        if asked.retime:
+            forget_latencies(name)
+        measure(name, task)
 
 
 if __name__ == "__main__":

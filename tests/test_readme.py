@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ PAGES = [ROOT / "README.md", ROOT / "data" / "README.md"]
 
 
 def script(name: str):
+    if str(ROOT / "data") not in sys.path:
+        sys.path.insert(0, str(ROOT / "data"))  # as for a script that is run there: they use each other
     spec = importlib.util.spec_from_file_location(name, ROOT / "data" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -22,9 +25,9 @@ def script(name: str):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_measured_tables_are_those_of_the_stored_rows(page):
-    study, text = script("measure_methods"), page.read_text()
-    assert study.MARKED.search(text), f"{page} marks no table"
-    assert study.refreshed(text) == text, "run: python data/measure_methods.py --readme"
+    studies, text = script("readme"), page.read_text()
+    assert studies.MARKED.search(text), f"{page} marks no table"
+    assert studies.refreshed(text) == text, "run: python data/readme.py"
 
 
 def test_the_embedded_data_shows_what_photographs_show():
