@@ -84,6 +84,7 @@ def practise(
     mimic_steps: int = 2000,
     lr: float = 0.02,
     batch_size: int = 64,
+    timed: pd.DataFrame | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> nn.Module:
@@ -100,6 +101,7 @@ def practise(
         rescore: judge all that remain again after each drop, together with what is dropped already (extension).
         recover: "closed" runs `fskd` on the dropped net (extension); None does not.
         mimic_steps: of `mir`, with lr and batch_size; 0 leaves it out.
+        timed: what dropping each block saves, from a table of `recoverability` for this teacher; None: measured now.
         progress: called with (done, in all) of each part of the work.
 
     Returns:
@@ -123,7 +125,7 @@ def practise(
     _check_wish(blocks, latency_reduction, names)
     source = clone(teacher).eval().requires_grad_(False)
     made = vars(source).pop("fsc_recipe", None)  # of a teacher that is a student itself: to its own it is the teacher
-    saved = savings(who, source, names, images, progress)
+    saved = savings(who, source, names, images, progress) if timed is None else _checked_times(timed, names)
     if latency_reduction is not None:
         _check_reach(latency_reduction, saved)
     how = {"method": method, "steps": 1000, "lr": 0.02, "batch_size": batch_size, "held_out": 0.2, "seed": seed}
@@ -211,6 +213,17 @@ def _check_wish(blocks: int | None, latency_reduction: float | None, names: list
         raise ValueError(
             f"practise: latency_reduction={latency_reduction} is not inside (0, 1); 0.2 saves a fifth of the time."
         )
+
+
+def _checked_times(timed: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    columns = ["latency_saved", "latency_measurable"]
+    lacking = [name for name in columns if name not in timed] or [name for name in names if name not in timed.index]
+    if lacking:
+        raise ValueError(
+            f"practise: timed has no {', '.join(lacking)}.\n"
+            f"  Pass a table of fsc.recoverability, with its latency, for all blocks of this teacher; or leave it out."
+        )
+    return timed.loc[names, columns]
 
 
 def _check_reach(latency_reduction: float, saved: pd.DataFrame) -> None:

@@ -103,10 +103,17 @@ def _train_all(
 
 
 def savings(
-    who: str, source: nn.Module, names: list[str], images: Tensor, progress: Progress | None
+    who: str,
+    source: nn.Module,
+    names: list[str],
+    images: Tensor,
+    progress: Progress | None,
+    *,
+    threads: int | None = None,
 ) -> pd.DataFrame:
     """The share of time that dropping each block saves; warns of those that are not measurable."""
-    saved = latency_saved(source, {name: hollow(source, [name]) for name in names}, images[:1], progress)
+    dropped = {name: hollow(source, [name]) for name in names}
+    saved = latency_saved(source, dropped, images[:1], threads=threads, progress=progress)
     if noise := [name for name in names if not saved.latency_measurable[name]]:
         warnings.warn(
             f"{who}: the time that dropping saves is not measurable for {', '.join(noise)}: no more than noise here.\n"

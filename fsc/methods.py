@@ -7,6 +7,7 @@ from functools import partial
 from types import CodeType
 from typing import Any, NamedTuple
 
+import pandas as pd
 from torch import Tensor, nn
 
 from fsc.align import fskd
@@ -15,7 +16,6 @@ from fsc.choose import practise
 from fsc.kinds import nearest
 from fsc.mimic import mir
 from fsc.norms import renew_norms
-from fsc.runtime import Progress
 from fsc.tasks import Images
 
 Own = Callable[[nn.Module, Tensor, float], nn.Module]
@@ -28,8 +28,9 @@ BATCH = 512
 class Method(NamedTuple):
     """`make` is called with (teacher, start, few, steps=, seed=, progress=).
 
-    `start` depends on the family: "filters", a pruned student to repair; "blocks", how many blocks to drop; "own", the
-    share of the MACs to remove; "teacher", itself. `descends`: the number of steps counts.
+    `start` depends on the family: "filters", a pruned student to repair; "blocks", how many blocks to drop, and a table
+    of the time that each saves; "own", the share of the MACs to remove; "teacher", itself. `descends`: the number of
+    steps counts.
     """
 
     make: Callable[..., nn.Module]
@@ -70,13 +71,16 @@ def _fskd_then_mir(teacher: nn.Module, student: nn.Module, few: Images, **how: A
 
 
 def _practise(
-    teacher: nn.Module, blocks: int, few: Images, *, steps: int, seed: int, progress: Progress | None
+    teacher: nn.Module, start: tuple[int, pd.DataFrame], few: Images, *, steps: int, **how: Any
 ) -> nn.Module:
-    return practise(teacher, few.images, blocks=blocks, mimic_steps=steps, seed=seed, progress=progress)
+    blocks, timed = start
+    return practise(teacher, few.images, blocks=blocks, timed=timed, mimic_steps=steps, **how)
 
 
-def _practise_closed(teacher: nn.Module, blocks: int, few: Images, *, steps: int, **how: Any) -> nn.Module:
-    return _practise(teacher, blocks, few, steps=0, **how)
+def _practise_closed(
+    teacher: nn.Module, start: tuple[int, pd.DataFrame], few: Images, *, steps: int, **how: Any
+) -> nn.Module:
+    return _practise(teacher, start, few, steps=0, **how)
 
 
 def _own(teacher: nn.Module, ratio: float, few: Images, *, function: Own, **_) -> nn.Module:

@@ -11,13 +11,16 @@ from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from fsc.blocks import droppable_blocks
+from fsc.evidence import savings
 from fsc.graph import clone
 from fsc.measure import cost
 from fsc.methods import METHODS, Method, code_of, digest_of
-from fsc.runtime import Progress, device_of, evaluating, fingerprint
+from fsc.runtime import Progress, device_of, evaluating, fingerprint, quiet
 from fsc.targets import blocks_to_drop, filters_to_prune, prune
 from fsc.tasks import Images, Task
 
@@ -35,7 +38,10 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Bench:
-    """What all runs of a study share. `settings`: (family, ratio) -> how much to take away, or why nobody knows."""
+    """What all runs of a study share.
+
+    `settings`: (family, ratio) -> how much to take away, or why nobody knows. `timed`: what dropping each block saves.
+    """
 
     task: Task
     teacher: nn.Module
@@ -45,6 +51,7 @@ class Bench:
     answers: Tensor | None = None
     macs: int = 0
     settings: Mapping[tuple[str, float | None], float | str] = field(default_factory=dict)
+    timed: pd.DataFrame | None = None
 
     def head(self, run: Run) -> dict[str, Any]:
         """The cells that tell the run's row from all others."""
@@ -62,7 +69,10 @@ def new_bench(task: Task, teacher: nn.Module, methods: Mapping[str, Method], *, 
 
 
 def prepare(bench: Bench, runs: Iterable[Run]) -> Bench:
-    """A bench that knows what the teacher answers and costs, and how much these runs have to take away."""
+    """A bench that knows what the teacher answers and costs, and how much these runs have to take away.
+
+    What dropping a block saves is timed here, once for all runs: while they compete for the machine, no time counts.
+    """
     example = bench.task.example
     search = {"filters": filters_to_prune, "blocks": blocks_to_drop}
     settings = dict(bench.settings)
@@ -73,6 +83,10 @@ def prepare(bench: Bench, runs: Iterable[Run]) -> Bench:
                 settings[family, run.ratio] = search[family](bench.teacher, run.ratio, example)
             except Exception as err:  # the runs that need it will say so in their rows
                 settings[family, run.ratio] = f"{type(err).__name__}: {err}"
+    if bench.timed is None and any(family == "blocks" and isinstance(n, int) for (family, _), n in settings.items()):
+        teacher = clone(bench.teacher).eval().requires_grad_(False)
+        names = droppable_blocks(teacher, example)
+        bench = replace(bench, timed=savings("study", teacher, names, example, quiet, threads=1))
     if bench.answers is not None:
         return replace(bench, settings=settings)
     answers = _answers(bench.teacher, bench.task.test)
@@ -118,7 +132,7 @@ def _make(bench: Bench, run: Run, setting: float | None, progress: Progress) -> 
     few = None if run.samples is None else bench.task.sample(run.samples, seed=run.seed)
     if few is not None:
         _ = few.images  # decoded now: that, too, is not its work
-    start = {"teacher": teacher, "own": run.ratio}.get(method.family, setting)
+    start = {"teacher": teacher, "own": run.ratio, "blocks": (setting, bench.timed)}.get(method.family, setting)
     if method.family == "filters":
         start = prune(teacher, setting, bench.task.example)
     begin = time.perf_counter()

@@ -13,7 +13,12 @@ FLOOR = 0.001
 
 
 def latency_saved(
-    teacher: nn.Module, dropped: dict[str, nn.Module], example: Tensor, progress: Progress | None = None
+    teacher: nn.Module,
+    dropped: dict[str, nn.Module],
+    example: Tensor,
+    *,
+    threads: int | None = None,
+    progress: Progress | None = None,
 ) -> pd.DataFrame:
     """A row a block: latency_saved, the share of the teacher's time, and whether it is more than noise.
 
@@ -25,10 +30,11 @@ def latency_saved(
     Args:
         dropped: block -> the teacher without it.
         example: (1, C, H, W), the batch that is timed.
+        threads: of the CPU, as in `latency`.
     """
     inside = regions(trace(teacher, example))
     alike = [f"{inside[name].reads[0].meta['shape']} {teacher.get_submodule(name)}" for name in dropped]
-    timed = latency({"the teacher": teacher, **dropped}, example, progress=progress)
+    timed = latency({"the teacher": teacher, **dropped}, example, threads=threads, progress=progress)
     shared = timed.iloc[1:].groupby(alike)[["ratio", "high"]].transform("median")
     table = pd.DataFrame({
         "latency_saved": (1 - shared.ratio).clip(lower=FLOOR), "latency_measurable": shared.high < 1 - SAME,

@@ -89,8 +89,8 @@ def study(
 
     While runs compete for the machine no time means anything. So latency is measured last, here, with one CPU thread:
     once for each distinct structure, all of them interleaved with the teacher; all rows of that structure get it. If a
-    study is ended before that, its next call makes up for it. ("practise" times blocks while it chooses, whatever else
-    runs: let it run alone where its choice is to be trusted.)
+    study is ended before that, its next call makes up for it. What dropping each block saves, by which "practise"
+    chooses, is timed once in a call, before its runs begin.
 
     What a method raises is its row's error, and the sweep goes on; a warning at the end counts them. So are a method
     that returns no network, one that returns the teacher unchanged, and one that changes the teacher. Failed runs are

@@ -195,7 +195,7 @@ def test_sgd_fills_the_same_table_and_leaves_the_teacher(teacher, images):
 
 def timed(ratios, high):
     """A stand-in for `fsc.latency` on a machine that is known."""
-    def latency(models, example, *, progress):
+    def latency(models, example, *, threads, progress):
         assert len(example) == 1
         table = pd.DataFrame({"ratio": [1.0, *ratios], "high": [1.0, *high]}, index=pd.Index(models, name="name"))
         table.attrs["measured"] = "by hand"

@@ -31,7 +31,7 @@ def images():
 @pytest.fixture
 def times(monkeypatch):
     """Every block saves a tenth, layer3.1 nothing that can be measured."""
-    def saved(teacher, dropped, example, progress):
+    def saved(teacher, dropped, example, *, threads, progress):
         assert list(dropped) == BLOCKS
         return pd.DataFrame({"latency_saved": [0.1, 0.1, 0.1, 0.001], "latency_measurable": [True, True, True, False]},
                             index=pd.Index(dropped))  # fmt: skip
@@ -124,3 +124,18 @@ def test_a_pruned_student_loses_blocks_with_itself_for_a_teacher(teacher, images
 def test_what_cannot_be_asked_for_is_refused(teacher, images, wrong, words):
     with pytest.raises(ValueError, match=words):
         fsc.practise(teacher, images, progress=quiet, **wrong)
+
+
+def test_times_of_an_earlier_table_are_taken_instead_of_measuring_again(teacher, images, monkeypatch):
+    table = fsc.recoverability(teacher, images, progress=quiet)
+    table["latency_saved"], table["latency_measurable"] = 0.001, True
+    table.loc["layer3.1", "latency_saved"] = 1e6  # so much that its score is the lowest, however hard it is to replace
+    monkeypatch.setattr(evidence, "latency_saved", lambda *_, **__: pytest.fail("measured again"))
+    student = fsc.practise(teacher, images, blocks=1, timed=table, mimic_steps=0, progress=quiet)
+    report = fsc.report_of(student, "practise").set_index("block")
+    assert dropped(student) == ["layer3.1"] == report.index[report.chosen].tolist()
+    assert report.latency_saved.tolist() == table.latency_saved.tolist()
+    with pytest.raises(ValueError, match="timed has no latency_saved, latency_measurable.\n  Pass a table of"):
+        fsc.practise(teacher, images, blocks=1, timed=table[["score"]], mimic_steps=0, progress=quiet)
+    with pytest.raises(ValueError, match="timed has no layer1.0."):
+        fsc.practise(teacher, images, blocks=1, timed=table.drop("layer1.0"), mimic_steps=0, progress=quiet)

@@ -69,20 +69,23 @@ def test_a_row_says_what_the_functions_of_the_package_say(store, timings):
     assert (table.seconds >= 0).all()
 
 
-def test_practise_drops_the_blocks_that_come_closest(store, timings, monkeypatch):
-    asked = []
+def test_practise_drops_the_blocks_that_come_closest_by_times_taken_once(store, timings, monkeypatch):
+    asked, tables = [], []
 
-    def practise(teacher, images, *, blocks, mimic_steps, seed, progress):
+    def practise(teacher, images, *, blocks, timed, mimic_steps, seed, progress):
         asked.append((blocks, mimic_steps, seed, len(images)))
+        tables.append(timed)
         return fsc.drop_blocks(teacher, ["layer1.0", "layer3.1"][:blocks], example=images)
 
     monkeypatch.setattr(methods, "practise", practise)
     resnet = ResNet(2, classes=4).eval()
-    table = fsc.study(toy_task(), resnet, methods=["practise"], samples=[6], ratios=[0.3], seeds=[7], store=store,
-                      steps=11, **QUIET)  # fmt: skip
+    table = fsc.study(toy_task(), resnet, methods=["practise", "practise-closed"], samples=[6], ratios=[0.3],
+                      seeds=[7], store=store, steps=11, **QUIET)  # fmt: skip
     row = table.set_index("method").loc["practise"]
     blocks = blocks_to_drop(resnet, 0.3, toy_task().example)
-    assert asked == [(blocks, 11, 7, 6)] and (row.family, row.setting, row.steps) == ("blocks", blocks, 11)
+    assert asked == [(blocks, 11, 7, 6), (blocks, 0, 7, 6)] and tables[0] is tables[1]
+    assert tables[0].index.tolist() == fsc.droppable_blocks(resnet) and (tables[0].latency_saved > 0).all()
+    assert (row.family, row.setting, row.steps) == ("blocks", blocks, 11)
 
 
 def raises(teacher, images, ratio):
