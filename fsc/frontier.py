@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
+from matplotlib.transforms import offset_copy
 
 from fsc.drawing import (
     COLOURS,
@@ -210,13 +211,13 @@ def _draw_frontier(
 def _name_ratios(axes: Axes, places: Sequence[tuple[float, float, float]], asked: float) -> None:
     """Write each ratio beside its point (ratio, x, y), the asked one with a ring; leave out what would overlap."""
     left, right = axes.get_xlim()
+    beside = offset_copy(axes.transData, axes.figure, 9, -15, units="points")
     taken: list[tuple[float, float]] = []
     for ratio, x, y in sorted(places, key=lambda place: place[0] != asked):
         if ratio == asked:
             axes.plot(x, y, "o", markersize=20, markerfacecolor="none", markeredgecolor=INK, zorder=6)
         if all(abs(x - a) > 0.13 * (right - left) or abs(y - b) > 7 for a, b in taken):
-            beside = dict(xytext=(9, -15), textcoords="offset points", fontsize=TEXT, color=INK, zorder=6)
-            axes.annotate(short_percent(ratio), (x, y), **beside)
+            axes.text(x, y, short_percent(ratio), transform=beside, fontsize=TEXT, color=INK, zorder=6)
             taken.append((x, y))
 
 
