@@ -1,6 +1,6 @@
 """Accuracy against the two knobs of every notebook, number of few images and compression ratio, and against time."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -155,7 +155,8 @@ def _accuracy(who: str, table: pd.DataFrame, across: tuple, fixed: tuple, draw, 
     if draw is not None:
         images, band = f"{images} (draw {draw:.0f})", f"; line: draw {draw:.0f}{band.replace(';', ',')}"
     taken = " to ".join(map(short_percent, _ends(span["ratio"]))) + f" of {removed} removed"
-    readings = [f"{line.name} {_reading(line, at)}" for line in lines if _has(line, at)]
+    word = short_percent if x == "ratio" else "{:.0f}".format
+    readings = [f"{line.name} {_reading(line, at, _ends(span[x]), word)}" for line in lines if _has(line, at)]
     sentence = f"{images}, {taken}: {', '.join(readings)}"
     if draws > 1:
         sentence += f" ({'means' if at is None else 'mean ± sd'} of {_range(counts)} draws)"
@@ -191,11 +192,13 @@ def _numbers(line: Line, at) -> dict:
     return {line.method + what: float(number) for what, number in found.items() if pd.notna(number)}
 
 
-def _reading(line: Line, at) -> str:
+def _reading(line: Line, at, ends: list, word: Callable[[float], str]) -> str:
     if line.mean.empty:
         return percent(line.level)
     if at is None:
-        return " to ".join(map(percent, _ends(line.shown)))
+        its = _ends(line.shown.index)
+        where = "" if its == ends else f" (at {' to '.join(map(word, its))})"  # a line that does not span the axis
+        return " to ".join(map(percent, _ends(line.shown))) + where
     several = _spread(line.sd[at])
     if line.one is None:
         return percent(line.mean[at]) + several

@@ -33,6 +33,11 @@ def test_without_a_point_the_sentence_reads_the_range(table):
     )
 
 
+def test_a_line_that_does_not_span_the_axis_says_where_it_was_measured(table):
+    short = pd.concat([table, table[(table.method == "finetune") & (table.ratio == 0.5)].assign(method="mir")])
+    assert "fine-tuned 75.0 % to 57.2 %, MiR 57.2 % (at 50 %), " in plots.accuracy_by_ratio(short, samples=50).sentence
+
+
 def test_one_draw_and_a_live_result_are_read_beside_the_stored_band(table):
     live = pd.DataFrame([("finetune", 50, 0.5, 9, 0.6)], columns=COLUMNS)
     picture = plots.accuracy_by_samples(table, ratio=0.5, samples=50, draw=2, live=live)
