@@ -41,7 +41,8 @@ def prune_filters(
         teacher: any CNN that `torch.fx` traces; not changed. A student goes too: its recipe is continued.
         ratio: share of filters to remove, inside (0, 1), the same for every conv; or by name,
             {"layer2.0.conv1": 0.75, "*": 0.5}, where convs that no entry names stay whole.
-        criterion: "l1", "l2", "bn", "random", or a function (conv, bn or None) -> (C_out,); the lowest scores go.
+        criterion: "l1", "l2", "bn", "random", or a function (conv, bn or None) -> (C_out,); the lowest scores go. Both
+            are the teacher's own modules, so a function may know them again from a forward pass of it.
         coupled: also prune channels that adds, concatenations or the classifier tie together, each group as one.
         seed: of criterion "random".
         example: (N, C, H, W), needed only for nets that take no usual image size.
@@ -98,16 +99,17 @@ def _shares(cells: list[Cell], ratio: Ratio, channels: Channels, teacher: nn.Mod
     if not isinstance(ratio, Mapping):
         return [float(ratio)] * len(cells)
     prunable = list(dict.fromkeys(maker for cell in cells for maker in cell.makers))
+    firsts = ", ".join(dict.fromkeys(cell.makers[0] for cell in cells))  # as `prunable_layers` names them
     for name in ratio:
         if name in prunable or name == "*":
             continue
         if name in dict(teacher.named_modules()):
             why = reasons.get(name, "it is not a conv that makes channels of its own")
-            raise ValueError(f"prune_filters: {name} cannot be pruned: {why}.\n  Prunable: {', '.join(prunable)}.")
+            raise ValueError(f"prune_filters: {name} cannot be pruned: {why}.\n  Prunable: {firsts}.")
         near = difflib.get_close_matches(name, prunable, n=3)
         raise ValueError(
             f'prune_filters: this {type(teacher).__name__} has no module "{name}".\n'
-            f"  {'Near it: ' + ', '.join(near) if near else 'Prunable: ' + ', '.join(prunable)}."
+            f"  {'Near it: ' + ', '.join(near) if near else 'Prunable: ' + firsts}."
         )
     shares = []
     for cell in cells:

@@ -3,6 +3,8 @@
 import copy
 import inspect
 import threading
+import traceback
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -67,14 +69,22 @@ def _trace(net: nn.Module) -> fx.GraphModule:
     except Exception as err:  # fx raises many kinds: TraceError, TypeError from a proxy in a bool, ...
         place = tracer.where or f"the forward of {type(net).__name__} itself"
         raise NotTraceable(
-            f"trace: torch.fx cannot follow {type(net).__name__}; it stopped in {place}.\n"
+            f"trace: torch.fx cannot follow {type(net).__name__}; it stopped in {place}{_at(err)}.\n"
             f"  {type(err).__name__}: {_first_line(err)}\n"
-            f"  Decisions must not depend on tensor values there; write that module without them."
+            f"  Decisions must not depend on a tensor's values or shape there: take them out of the forward, or write "
+            f"them as arithmetic (torch.where)."
         ) from err
     finally:  # fx leaves constants on the net, and a forward that keeps a tensor has kept a proxy
         for module, attributes in before:
             vars(module).clear()
             vars(module).update(attributes)
+
+
+def _at(err: Exception) -> str:
+    """The line of the network's own code that was being run, where its source is known."""
+    not_its = (str(Path(torch.__file__).parent), __file__)
+    lines = [at.line for at in traceback.extract_tb(err.__traceback__) if not at.filename.startswith(not_its)]
+    return f', at "{lines[-1]}"' if lines and lines[-1] else ""
 
 
 def _options(net: nn.Module) -> dict[str, Any] | None:

@@ -140,7 +140,7 @@ def save(student: nn.Module, path: str | os.PathLike) -> Path:
     if recipe is None:
         raise ValueError(
             f"save: this {type(student).__name__} has no recipe, so it could not be rebuilt from its teacher.\n"
-            f"  Students of prune_filters and factorize have one. For any other net save its state_dict."
+            f"  Students made by this package have one. For any other net save its state_dict."
         )
     path = Path(path)
     if not path.parent.is_dir() or path.is_dir():

@@ -63,10 +63,9 @@ def study(
         teacher: any network for it.
         methods: names: "bn" (BatchNorm re-estimated and nothing fitted: the control), "finetune", "kd", "fskd",
             "fskd-published", "fskd-sgd", "mir", "fskd+mir", "practise", and "practise-closed", which leaves MiR out;
-            and functions of your own (teacher, images (N, C, H, W), ratio) -> student, as they are or by name,
-            {"mine": function};
-            `fsc.targets.prune_macs` prunes as the others' students are pruned. The teacher and "none", the pruned
-            student, are always there, once and once a ratio.
+            and functions of your own (teacher, images (N, C, H, W) on the CPU, ratio) -> student, as they are or by
+            name, {"mine": function}; `fsc.targets.prune_macs` prunes as the others' students are pruned. The teacher
+            and "none", the pruned student, are always there, once and once a ratio.
         samples: numbers of few images.
         ratios: inside (0, 1).
         seeds: of the draws, and of what else the methods draw.

@@ -121,7 +121,7 @@ def test_a_broken_picture_is_left_out_and_named(tmp_path, how):
     labelled(tmp_path)
     path = tmp_path / "train" / "dog" / "1.png"
     BREAK[how](path)
-    words = rf"load_task: 1 pictures cannot be read and are left out: {re.escape(str(path))} \(.+\)\."
+    words = rf"load_task: 1 picture cannot be read and is left out: {re.escape(str(path))} \(.+\)\."
     with pytest.warns(UserWarning, match=words) as caught:
         task = load_task("folder", tmp_path, like="cifar10")
     assert caught[0].filename == __file__                            # the warning points at the caller's line
@@ -133,7 +133,7 @@ def test_a_broken_picture_is_left_out_and_named(tmp_path, how):
 def test_a_truncated_picture_of_another_format_is_found(tmp_path, suffix):
     picture(tmp_path / "good.png")
     BREAK["truncated"](picture(tmp_path / f"bad.{suffix}"))
-    with pytest.warns(UserWarning, match=rf"1 pictures cannot be read.*bad\.{suffix}"):
+    with pytest.warns(UserWarning, match=rf"1 picture cannot be read.*bad\.{suffix}"):
         assert len(load_task("folder", tmp_path, like="cifar10").train) == 1
 
 

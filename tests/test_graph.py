@@ -38,10 +38,11 @@ def test_a_net_that_takes_no_usual_size_asks_for_an_example():
     assert trace(net, torch.randn(1, 3, 41, 41)).meta["example"].shape[-1] == 41
 
 
-def test_control_flow_on_values_is_refused_by_the_name_of_its_module():
-    with pytest.raises(NotTraceable, match=r"it stopped in 1\.1 \(Asks\)"):
+def test_control_flow_on_values_is_refused_by_the_name_of_its_module_and_its_line():
+    line = r', at "return x if x\.sum\(\) > 0 else -x"\.'
+    with pytest.raises(NotTraceable, match=r"it stopped in 1\.1 \(Asks\)" + line):
         trace(with_question())
-    with pytest.raises(NotTraceable, match="it stopped in the forward of Asks itself"):
+    with pytest.raises(NotTraceable, match="it stopped in the forward of Asks itself" + line):
         trace(Asks())
 
 
