@@ -33,7 +33,7 @@ SHOWN = re.compile(r"!\[[^\]]*\]\(data/frontier.png\)")
 def figure() -> fsc.plots.Picture:
     """What the explorer shows of the photographs, at one setting."""
     study = pd.read_csv(measure_study.store_of("cifar10"), comment="#")
-    return fsc.plots.overview(study, method="practise", samples=500, ratio=0.3)
+    return fsc.plots.overview(study, method="practise", samples=500, ratio=0.5)
 
 
 def refreshed(page: str) -> str:
