@@ -31,7 +31,10 @@ def is_checked(cell) -> bool:
     return CHECKED in cell.metadata.get("tags", [])
 
 
-@pytest.mark.parametrize("name", ["00_start_here", "01_filter_pruning", "02_fskd", "03_mir", "04_block_dropping"])
+@pytest.mark.parametrize("name", [
+    "00_start_here", "01_filter_pruning", "02_fskd", "03_mir", "04_block_dropping", "05_all_together",
+    "06_without_the_data", "07_your_own_network", "template",
+])  # fmt: skip
 def test_the_series_has(name):
     assert FOLDER / f"{name}.ipynb" in PATHS
 
