@@ -120,7 +120,7 @@ def table(task: str, arch: str, ratio: float, numbers: tuple[int, ...] = (50, 10
             found = 100 * (part if method == "none" else part[part.samples == n]).accuracy
             spread = f" ± {found.std():.1f}" if len(found) > 1 else ""
             cells.append("" if found.empty else f"{found.mean():.1f}{spread}")
-        seconds = part[part.samples == numbers[-1]].seconds.mean()
+        seconds = part[part.samples == numbers[-1]].seconds.median()
         cells.append("" if math.isnan(seconds) else f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}")
         lines.append(f"| {words} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", f"Top-1 accuracy in %, mean ± standard deviation over {draws} draws of the images."])
