@@ -4,9 +4,10 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from fsc.drawing import COLOURS, INK, MARKERS, WIDE, Picture, check_columns, label_lines, new_axes, new_figure
+from fsc.drawing import COLOURS, INK, MARKERS, Picture, check_columns, label_lines, new_axes, new_figure
 
 NARROW = (0.115, 0.15, 0.41, 0.8)  # the losses, where the rate and the speed stand beside them
+LONE = (0.115, 0.15, 0.58, 0.75)  # room on the left for losses like 0.005
 FITTED, HELD_OUT = "fitted", "held out"
 
 
@@ -53,7 +54,7 @@ def loss_history(history: pd.DataFrame, *, method: str = "mir") -> Picture:
     beside = [column for column in ("lr", "images_per_second") if column in history]
 
     figure = new_figure()
-    axes = new_axes(figure, NARROW if beside else WIDE, "training step", "loss")
+    axes = new_axes(figure, NARROW if beside else LONE, "training step", "loss")
     if min(curve.values.min() for curve in curves) > 0:
         axes.set_yscale("log")  # what overfits falls by powers of ten
         low, high = min(c.values.min() for c in curves), max(c.values.max() for c in curves)
