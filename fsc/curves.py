@@ -13,6 +13,7 @@ from fsc.drawing import (
     WIDE,
     Picture,
     check_columns,
+    in_order,
     label_lines,
     new_axes,
     new_figure,
@@ -86,7 +87,7 @@ def accuracy_by_seconds(table: pd.DataFrame, *, samples: int, ratio: float, remo
     groups = dict(list(repaired[repaired.ratio == ratio].groupby("method")))
     levels = table[(table.method == "teacher") | ((table.method == "none") & (table.ratio == ratio))]
     levels = levels.groupby("method").accuracy.mean()
-    styles = styles_of(_in_order([*groups, *levels.index]))
+    styles = styles_of(in_order([*groups, *levels.index]))
 
     taken = f"{_count(samples)}, {short_percent(ratio)} of {removed} removed"
     axes = new_axes((figure := new_figure()), WIDE, "time of the repair (s)", "top-1 accuracy (%)", taken)
@@ -146,7 +147,7 @@ def _accuracy(who: str, table: pd.DataFrame, across: tuple, fixed: tuple, draw, 
     draws = int(counts.max())
     levels = table[(table.method == "teacher") | ((table.method == "none") & ((x == "ratio") | (table.ratio == value)))]
     groups = dict(list(pd.concat([repaired, levels]).groupby("method")))
-    lines = [_line(method, groups[method], x, draw) for method in _in_order(groups)]
+    lines = [_line(method, groups[method], x, draw) for method in in_order(groups)]
     live = repaired[:0] if live is None else live.dropna(subset=[x])
 
     span = {x: sorted(repaired[x].unique()) if at is None else [at], other: [value]}
@@ -248,12 +249,6 @@ def _check(who: str, table: pd.DataFrame, *more: str) -> None:
                 f'{who}: the table mixes rows of several values of "{column}": {several}.\n'
                 f'  Pass the rows of one, as table[table.{column} == "{table[column].iloc[0]}"].'
             )
-
-
-def _in_order(methods: Iterable[str]) -> list[str]:
-    """The methods of the series in their own order, then those of the reader's own."""
-    methods = list(dict.fromkeys(methods))
-    return [m for m in NAMES if m in methods] + [m for m in methods if m not in NAMES]
 
 
 def _count(*samples: float) -> str:

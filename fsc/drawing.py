@@ -147,6 +147,12 @@ def short_percent(share: float) -> str:
     return f"{100 * share:.4g} %"
 
 
+def in_order(methods: Iterable[str]) -> list[str]:
+    """The methods of the series in their own order, then those of the reader's own."""
+    methods = list(dict.fromkeys(methods))
+    return [m for m in NAMES if m in methods] + [m for m in methods if m not in NAMES]
+
+
 def check_columns(who: str, table: pd.DataFrame, *columns: str) -> None:
     missing = [column for column in columns if column not in table]
     if missing:

@@ -6,11 +6,11 @@ from dataclasses import replace
 import pandas as pd
 from torch import nn
 
-from fsc.drawing import NAMES, short_percent
+from fsc.drawing import NAMES, in_order, short_percent
 from fsc.frontier import draw_overview
 from fsc.methods import METHODS, Own, code_of, methods_of
 from fsc.panels import Panel, State
-from fsc.points import ALONE, check_study, gather, in_order
+from fsc.points import ALONE, check_study, gather
 from fsc.runs import Run, do, new_bench, prepare
 from fsc.runtime import Progress
 from fsc.tasks import Task

@@ -18,6 +18,7 @@ from fsc.drawing import (
     TEXT,
     WIDE,
     Picture,
+    in_order,
     label_lines,
     new_axes,
     new_figure,
@@ -25,7 +26,7 @@ from fsc.drawing import (
     short_percent,
     styles_of,
 )
-from fsc.points import ALONE, Point, Points, check_study, frontier, gather, in_order
+from fsc.points import ALONE, Point, Points, check_study, frontier, gather
 
 LEFT, RIGHT = (0.075, 0.16, 0.31, 0.74), (0.61, 0.16, 0.37, 0.74)  # the labels stand between, and serve both
 AGAINST = {"latency_ratio": "measured latency (% of the teacher's)", "seconds": "time of the repair (s)"}
@@ -74,15 +75,9 @@ def overview(
 
 
 def draw_overview(
-    points: Points,
-    *,
-    method: str,
-    samples: int,
-    ratio: float,
-    draw: int | None = None,
-    live: pd.DataFrame | None = None,
-    removed: str = "MACs",
-) -> Picture:
+    points: Points, *, method: str, samples: int, ratio: float, draw: int | None = None,
+    live: pd.DataFrame | None, removed: str,
+) -> Picture:  # fmt: skip
     """`overview`, of a study that was checked and gathered before: what a panel draws again and again."""
     styles = styles_of(in_order(point.method for point in points))
     against, costed = points.against, points.costed(samples, ratio)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from fsc.drawing import NAMES, check_columns
+from fsc.drawing import check_columns
 
 ALONE = ("teacher", "none")
 COSTS = ("latency_ratio", "seconds")
@@ -105,12 +105,6 @@ def check_study(who: str, table: pd.DataFrame) -> None:
     for method, rows in table.groupby("method"):
         for column in ("steps", "function"):
             _check_one(who, rows, column, f"the method {method}")
-
-
-def in_order(methods: Iterable[str]) -> list[str]:
-    """The methods of the series in their own order, then those of the reader's own."""
-    methods = list(dict.fromkeys(methods))
-    return [m for m in NAMES if m in methods] + [m for m in methods if m not in NAMES]
 
 
 def _point(method: str, ratio: float | None, samples: float | None, rows: list[dict], against: str | None) -> Point:

@@ -23,9 +23,8 @@ def latency_saved(
     """A row a block: latency_saved, the share of the teacher's time, and whether it is more than noise.
 
     All nets are timed in turn, in one go. Blocks of the same structure that read the same shape share the median of
-    their times. `latency_measurable` is False where the 95 % interval of the ratio reaches 1 - 0.02,
-    by which copies of one network differ. No saving counts as less
-    than `FLOOR`.
+    their times. `latency_measurable` is False where the 95 % interval of the ratio reaches 1 - 0.02, by which copies of
+    one network differ. No saving counts as less than `FLOOR`.
 
     Args:
         dropped: block -> the teacher without it.

@@ -224,9 +224,8 @@ def _load_folder(root: str | Path | None, like: str | None) -> Task:
     if found.broken:
         names = ", ".join(f"{path} ({why})" for path, why in list(found.broken.items())[:10])
         more = ", and more: see task.skipped" if len(found.broken) > 10 else ""
-        many = "1 picture cannot be read and is" if len(found.broken) == 1 else None
-        many = many or f"{len(found.broken)} pictures cannot be read and are"
-        said = f"load_task: {many} left out: {names}{more}."
+        many, are = ("s", "are") if len(found.broken) > 1 else ("", "is")
+        said = f"load_task: {len(found.broken)} picture{many} cannot be read and {are} left out: {names}{more}."
         warnings.warn(said, stacklevel=3)
     train, test = (None if split is None else _filed(*split, kind) for split in (found.train, found.test))
     return Task("folder", found.classes, like, kind.size, kind.mean, kind.std, train, test, tuple(found.broken))
