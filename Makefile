@@ -38,20 +38,20 @@ test-units: venv
 # loadscope: all cells of a notebook in one kernel.
 test-notebooks: venv
 	OMP_NUM_THREADS=1 FSC_BUDGET=quick $(RUN) -m pytest notebooks -n 2 --dist loadscope --nbval-lax \
-	  --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with=tests/nbval_sanitize.cfg
+	  --nbval-current-env --nbval-cell-timeout=300 --nbval-sanitize-with=tests/helpers/nbval_sanitize.cfg
 
 # Alone, after the rest: it looks at reaction times. Skipped, with the reason, where there is no Chromium.
 test-browser: venv
 	$(RUN) -m pytest tests -m browser
 
 bench: venv  ## the numbers the project set itself, measured here as ratios
-	$(RUN) tests/bench.py
+	$(RUN) tests/helpers/bench.py
 
 notebooks: venv  ## run all notebooks in place, quick budget on the CPU, and store their outputs
-	$(RUN) tests/store_outputs.py $(NOTEBOOKS)
+	$(RUN) tests/helpers/store_outputs.py $(NOTEBOOKS)
 
 teachers: venv  ## train the teachers in data/teachers again
-	$(RUN) data/train_teachers.py
+	$(RUN) data/scripts/train_teachers.py
 
 lint: venv  ## ruff
 	$(RUN) -m ruff check .

@@ -9,21 +9,23 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "runtime": ["setup", "data_dir"],
-    "tasks": ["load_task"],
-    "teachers": ["load_teacher"],
-    "filters": ["prune_filters", "prunable_layers"],
-    "lowrank": ["factorize"],
-    "blocks": ["droppable_blocks", "drop_blocks"],
-    "align": ["fskd", "error_map"],
-    "choose": ["recoverability", "practise"],
-    "baselines": ["finetune", "distill"],
-    "mimic": ["mir"],
-    "measure": ["accuracy", "agreement", "cost", "latency", "compare"],
-    "recipe": ["recipe_of", "kept_channels", "report_of", "save", "load"],
-    "sweeps": ["study"],
-    "plots": [],
-    "widgets": [],
+    "inputs.tasks": ["load_task"],
+    "inputs.teachers": ["load_teacher"],
+    "graph.tracing": ["NotTraceable"],
+    "surgery.exactness": ["NotExact"],
+    "surgery.recipe": ["recipe_of", "report_of", "kept_channels", "save", "load"],
+    "measure.quality": ["accuracy", "agreement", "cost", "compare"],
+    "measure.latency": ["latency"],
+    "compress.filters": ["prune_filters", "prunable_layers"],
+    "compress.lowrank": ["factorize"],
+    "compress.blocks": ["droppable_blocks", "drop_blocks"],
+    "recover.fskd": ["fskd", "error_map"],
+    "recover.mir": ["mir"],
+    "recover.practise": ["recoverability", "practise"],
+    "recover.baselines": ["finetune", "distill"],
+    "studies.study": ["study"],
 }
+_ROOMS = ["inputs", "graph", "surgery", "measure", "compress", "recover", "studies", "plots", "widgets"]
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = sorted(_HOME_OF)
@@ -31,7 +33,7 @@ __all__ = sorted(_HOME_OF)
 
 def __getattr__(name: str):
     """Import a public name when it is first asked for, so that `import fsc` costs next to nothing."""
-    if name in _HOMES:
+    if name in _ROOMS:
         return importlib.import_module(f"fsc.{name}")
     if name in _HOME_OF:
         value = getattr(importlib.import_module(f"fsc.{_HOME_OF[name]}"), name)
@@ -41,4 +43,4 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__, *_HOMES])
+    return sorted([*globals(), *__all__, *_ROOMS])

@@ -1,18 +1,71 @@
 """Where things run and how they report: device, seed, budget, progress, evaluation mode."""
 
 import contextlib
+import copy
+import functools
 import hashlib
 import os
 import platform
+import sys
+import traceback
+import warnings
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all) after every step of long work; what it raises stops the work."""
+
+
+_RUNNING: ContextVar[str] = ContextVar("name of the public function that runs", default="")
+
+
+def public(function: Callable) -> Callable:
+    """Mark a function as public: its name stands in front of the errors, warnings and progress bars from inside it.
+
+    This is the one border where errors get a name; no function below is told who called it. Where one public function
+    calls another, the inner one gives its name. Errors that other packages raise pass through as they are.
+    """
+    name = function.__qualname__.removesuffix(".__init__")
+
+    @functools.wraps(function)
+    def named(*args: Any, **kwargs: Any) -> Any:
+        token = _RUNNING.set(name)
+        try:
+            return function(*args, **kwargs)
+        except Exception as err:
+            _put_name_on(err, name)
+            raise
+        finally:
+            _RUNNING.reset(token)
+
+    return named
+
+
+def _put_name_on(err: Exception, name: str) -> None:
+    *_, (frame, _) = traceback.walk_tb(err.__traceback__)
+    raised_here = frame.f_globals.get("__name__", "").startswith("fsc.")
+    if raised_here and not hasattr(err, "named_by") and len(err.args) == 1 and isinstance(err.args[0], str):
+        err.named_by = name
+        if not err.args[0].startswith(f"{name}: "):
+            err.args = (f"{name}: {err.args[0]}",)
+
+
+def warn(text: str, category: type[Warning] = UserWarning) -> None:
+    """Warn in the name of the public function that runs; the warning points at the line that called it."""
+    frame, depth, outermost = sys._getframe(), 0, 0
+    while frame is not None:
+        depth += 1
+        if frame.f_globals.get("__name__", "").startswith("fsc."):
+            outermost = depth
+        frame = frame.f_back
+    name = _RUNNING.get()
+    warnings.warn(f"{name}: {text}" if name and not text.startswith(f"{name}: ") else text, category, stacklevel=outermost + 1)
 
 
 @dataclass(frozen=True)
@@ -29,6 +82,7 @@ class Setup:
         return self.budget == "full"
 
 
+@public
 def setup(seed: int = 0) -> Setup:
     """Seed torch for the notebook's own cells; print device, versions and budget; return them.
 
@@ -85,12 +139,12 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def track(total: int, what: str, progress: Progress | None) -> Iterator[int]:
+def track(total: int, progress: Progress | None) -> Iterator[int]:
     """Count 0 .. total - 1 and report after each step: to `progress`, or to a bar of `tqdm.auto` where it is None."""
     if progress is None:
         from tqdm.auto import tqdm
 
-        yield from tqdm(range(total), desc=what, leave=False, delay=0.5)  # no flicker where work is short
+        yield from tqdm(range(total), desc=_RUNNING.get(), leave=False, delay=0.5)  # no flicker where work is short
         return
     for step in range(total):
         yield step
@@ -101,62 +155,6 @@ def quiet(done: int, total: int) -> None:
     """The `progress` of work whose steps nobody wants to see."""
 
 
-def check_images(who: str, images: Tensor) -> None:
-    """Refuse all but a non-empty (N, C, H, W) tensor of finite, normalised floats.
-
-    Raises:
-        TypeError: not a tensor, or not floating point (uint8: not normalised).
-        ValueError: wrong number of dimensions, no images, NaN or infinity, or values as large as raw 0..255 pixels.
-    """
-    if not isinstance(images, Tensor):
-        raise TypeError(
-            f"{who}: images must be a tensor (N, C, H, W), got {type(images).__name__}.\n"
-            f"  Pass few.images of few = task.sample(50), not the sample or the task itself."
-        )
-    if not images.is_floating_point():
-        raise TypeError(
-            f"{who}: images are {images.dtype}, shape {tuple(images.shape)}; networks take normalised floats.\n"
-            f"  Convert with (images / 255 - mean) / std, or take them from task.sample."
-        )
-    if images.ndim != 4 or len(images) == 0:
-        raise ValueError(
-            f"{who}: images have shape {tuple(images.shape)}; asked for (N, C, H, W) with N at least 1.\n"
-            f"  A single image becomes a batch with images[None]."
-        )
-    bad = ~torch.isfinite(images).flatten(1).all(1)
-    if bad.any():
-        raise ValueError(
-            f"{who}: {int(bad.sum())} of {len(images)} images hold NaN or infinity; the first is image "
-            f"{int(bad.nonzero()[0])}.\n"
-            f"  Leave those out, or mend what made them."
-        )
-    if images.abs().max() > 30:
-        raise ValueError(
-            f"{who}: the largest value in the images is {float(images.abs().max()):.4g}; normalised images stay within "
-            f"about 10.\n"
-            f"  They look like raw 0..255 pixels: use (images / 255 - mean) / std, or take them from task.sample."
-        )
-
-
-def check_fits(who: str, images: Tensor, *models: nn.Module) -> None:
-    """Refuse images that one of the networks does not take, by trying the first one.
-
-    Raises:
-        ValueError: wrong number of channels, wrong size; says what the network said.
-    """
-    with torch.no_grad(), evaluating(*models):
-        for model in models:
-            try:
-                model(images[:1].to(device_of(model)))
-            except RuntimeError as err:
-                reason = next(iter(str(err).strip().splitlines()), repr(err))
-                raise ValueError(
-                    f"{who}: this {type(model).__name__} does not take images of shape {tuple(images.shape)}.\n"
-                    f"  It says: {reason}\n"
-                    f"  Pass images of the task that the network was trained for."
-                ) from err
-
-
 def fingerprint(model: nn.Module) -> str:
     """SHA-256 over the names, shapes and bytes of all parameters and buffers: which network, with which weights."""
     digest = hashlib.sha256()
@@ -164,3 +162,13 @@ def fingerprint(model: nn.Module) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def clone(net: nn.Module) -> nn.Module:
+    """A deep copy whose parameters train: the start of every student. The original is left as it is."""
+    # Features that a forward kept belong to its autograd graph and cannot be copied as they are.
+    kept = [t for module in net.modules() for t in vars(module).values() if isinstance(t, Tensor) and not t.is_leaf]
+    copied = copy.deepcopy(net, {id(tensor): tensor.detach().clone() for tensor in kept})
+    for parameter in copied.parameters():
+        parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
+    return copied

@@ -66,11 +66,11 @@ def test_make_installs_what_environment_yml_installs():
 
 def test_what_is_imported_is_asked_for():
     both = PROJECT["dependencies"] + EXTRAS["test"]
-    for folder, lines, scripts in (("fsc", PROJECT["dependencies"], []), ("tests", both, (ROOT / "data").glob("*.py"))):
+    for folder, lines, scripts in (("fsc", PROJECT["dependencies"], []), ("tests", both, (ROOT / "data").rglob("*.py"))):
         names = [Requirement(line).name for line in lines]
         known = {MODULE_OF.get(name, name.replace("-", "_")) for name in names} | {"fsc", "IPython"}  # ipywidgets' own
-        known |= sys.stdlib_module_names | {path.stem for path in [*(ROOT / folder).glob("*.py"), *scripts]}
-        for path in sorted((ROOT / folder).glob("*.py")):
+        known |= sys.stdlib_module_names | {path.stem for path in scripts} | {"helpers"}
+        for path in sorted((ROOT / folder).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 origins = [n.name for n in node.names] if isinstance(node, ast.Import) else []
                 if isinstance(node, ast.ImportFrom) and not node.level:

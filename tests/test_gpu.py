@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import fsc
-from fsc.nets import NETS
+from fsc.inputs.nets import NETS
 
 pytestmark = pytest.mark.gpu
 

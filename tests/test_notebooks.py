@@ -7,7 +7,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from store_outputs import CHECKED, faults
+from helpers.store_outputs import CHECKED, faults
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 PATHS = sorted(FOLDER.glob("*.ipynb"))

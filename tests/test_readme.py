@@ -11,13 +11,14 @@ import pytest
 import fsc
 
 ROOT = Path(__file__).resolve().parents[1]
+SCRIPTS = ROOT / "data" / "scripts"
 PAGES = [ROOT / "README.md", ROOT / "data" / "README.md"]
 
 
 def script(name: str):
-    if str(ROOT / "data") not in sys.path:
-        sys.path.insert(0, str(ROOT / "data"))  # as for a script that is run there: they use each other
-    spec = importlib.util.spec_from_file_location(name, ROOT / "data" / f"{name}.py")
+    if str(SCRIPTS) not in sys.path:
+        sys.path.insert(0, str(SCRIPTS))  # as for a script that is run there: they use each other
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -27,7 +28,7 @@ def script(name: str):
 def test_measured_tables_are_those_of_the_stored_rows(page):
     studies, text = script("readme"), page.read_text()
     assert studies.MARKED.search(text), f"{page} marks no table"
-    assert studies.refreshed(text) == text, "run: python data/readme.py"
+    assert studies.refreshed(text) == text, "run: python data/scripts/readme.py"
 
 
 def test_the_embedded_data_shows_what_photographs_show():

@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from fsc import runtime
-from fsc.runtime import check_images, data_dir, device_of, evaluating, fingerprint, setup, track
+from fsc.arguments import check_images
+from fsc.runtime import data_dir, device_of, evaluating, fingerprint, setup, track
 
 FOUND = {"fsc": "1.2", "torch": "3.4", "torchvision": "5.6"}
 
@@ -113,29 +114,29 @@ GOOD = torch.zeros(2, 3, 8, 8)
 @pytest.mark.parametrize(
     "images, error, words",
     [
-        ([[1.0]], TypeError, "prune: images must be a tensor (N, C, H, W), got list.\n  Pass few.images of few ="),
-        (GOOD.byte(), TypeError, "prune: images are torch.uint8, shape (2, 3, 8, 8); networks take normalised"),
-        (GOOD[0], ValueError, "prune: images have shape (3, 8, 8); asked for (N, C, H, W) with N at least 1.\n  A"),
-        (GOOD[:0], ValueError, "prune: images have shape (0, 3, 8, 8); asked for (N, C, H, W) with N at least 1."),
-        (GOOD / 0, ValueError, "prune: 2 of 2 images hold NaN or infinity; the first is image 0."),
-        (GOOD + 255, ValueError, "prune: the largest value in the images is 255; normalised images stay within"),
+        ([[1.0]], TypeError, "images must be a tensor (N, C, H, W), got list.\n  Pass few.images of few ="),
+        (GOOD.byte(), TypeError, "images are torch.uint8, shape (2, 3, 8, 8); networks take normalised"),
+        (GOOD[0], ValueError, "images have shape (3, 8, 8); asked for (N, C, H, W) with N at least 1.\n  A"),
+        (GOOD[:0], ValueError, "images have shape (0, 3, 8, 8); asked for (N, C, H, W) with N at least 1."),
+        (GOOD / 0, ValueError, "2 of 2 images hold NaN or infinity; the first is image 0."),
+        (GOOD + 255, ValueError, "the largest value in the images is 255; normalised images stay within"),
     ],
 )
 def test_images_no_network_can_take_are_refused_with_the_reason(images, error, words):
     with pytest.raises(error, match=re.escape(words)):
-        check_images("prune", images)
+        check_images(images)
 
 
 def test_one_infinite_pixel_is_found_and_its_image_named():
     images = torch.zeros(5, 3, 8, 8)
     images[3, 1, 2, 2] = float("inf")
     with pytest.raises(ValueError, match="1 of 5 images hold NaN or infinity; the first is image 3"):
-        check_images("prune", images)
+        check_images(images)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_normalised_images_of_any_float_pass(dtype):
-    check_images("prune", torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)).to(dtype) * 3)
+    check_images(torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)).to(dtype) * 3)
 
 
 def test_the_device_is_that_of_the_first_tensor_and_the_cpu_without_any():

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from helpers.store_outputs import CHECKED, NotStored, faults, store
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-from store_outputs import CHECKED, NotStored, faults, store
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -83,7 +83,7 @@ def test_a_notebook_that_nobody_else_could_reproduce_is_refused_and_left_as_it_w
 
 def test_make_notebooks_fails_when_one_of_them_is_refused(written):
     path = written("1 / 0")
-    command = [sys.executable, ROOT / "tests" / "store_outputs.py", path]
+    command = [sys.executable, ROOT / "tests" / "helpers" / "store_outputs.py", path]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 1 and "NOT stored, left as it was" in result.stderr, result.stderr
 

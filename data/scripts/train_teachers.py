@@ -1,0 +1,87 @@
+"""Train the teachers of the embedded images and write their weights and checksums into data/teachers/.
+
+    python data/scripts/train_teachers.py [ARCH ...] [--epochs 16] [--threads N]
+
+Every epoch draws 10,000 new pictures, so a teacher never sees one twice; the few images and the test images that
+`load_task("shapes")` gives come from other seeds. The weights after the last epoch are kept, whatever they score.
+"""
+
+import argparse
+import hashlib
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fsc.inputs import shapes
+from fsc.inputs.nets import NETS
+from fsc.inputs.tasks import load_task
+from fsc.recover.augment import crop_and_flip
+from fsc.runtime import best_device
+
+ARCHS = ("resnet20", "resnet56", "vgg9", "mobilenet")
+FOLDER = Path(__file__).parents[1] / "teachers"
+PICTURES, BATCH, TOP_RATE = 10_000, 128, 0.1
+
+
+def train(arch: str, epochs: int, device: torch.device) -> nn.Module:
+    """SGD with Nesterov momentum and a one-cycle learning rate; convolutions in bfloat16, weights in float32."""
+    torch.manual_seed(0)
+    net = NETS[arch](len(shapes.CLASSES)).to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(net.parameters(), lr=TOP_RATE, momentum=0.9, weight_decay=5e-4, nesterov=True)
+    steps = PICTURES // BATCH
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, TOP_RATE, total_steps=epochs * steps, pct_start=0.2)
+    rng = torch.Generator().manual_seed(0)
+    for epoch in range(epochs):
+        start, total = time.time(), 0.0
+        images, labels = shapes.draw(PICTURES, seed=1000 + epoch)
+        for batch, answers in zip(images.split(BATCH)[:steps], labels.split(BATCH)[:steps], strict=True):
+            x = crop_and_flip(normalised(batch).to(device), rng).contiguous(memory_format=torch.channels_last)
+            with torch.autocast(device.type, torch.bfloat16):
+                scores = net(x)
+            loss = F.cross_entropy(scores.float(), answers.to(device))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total += loss.item()
+        print(f"{arch} epoch {epoch + 1}/{epochs}: loss {total / steps:.3f}, {time.time() - start:.0f} s", flush=True)
+    return net.to("cpu", memory_format=torch.contiguous_format).eval()
+
+
+def normalised(pixels: Tensor) -> Tensor:
+    mean, std = (torch.tensor(values)[:, None, None] for values in (shapes.MEAN, shapes.STD))
+    return (pixels.float() / 255 - mean) / std
+
+
+def write_checksums() -> None:
+    lines = [f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.name}\n" for f in sorted(FOLDER.glob("*.safetensors"))]
+    (FOLDER / "SHA256SUMS").write_text("".join(lines))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("archs", nargs="*", metavar="ARCH", help=f"of {', '.join(ARCHS)}; all of them by default")
+    parser.add_argument("--epochs", type=int, default=16)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    given = parser.parse_args()
+    if unknown := set(given.archs) - set(ARCHS):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(ARCHS)}")
+    torch.set_num_threads(given.threads)
+    FOLDER.mkdir(exist_ok=True)
+    test = load_task("shapes").test
+    for arch in given.archs or ARCHS:
+        net = train(arch, given.epochs, best_device())
+        with torch.no_grad():
+            right = sum(int((net(images).argmax(1) == labels).sum()) for images, labels in test.batches())
+        save_file(net.state_dict(), FOLDER / f"{arch}.safetensors")
+        write_checksums()
+        parameters = sum(p.numel() for p in net.parameters())
+        print(f"{arch}: {parameters:,} parameters, {right / len(test):.1%} of {len(test)} test images", flush=True)
+
+
+if __name__ == "__main__":
+    main()

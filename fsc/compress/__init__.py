@@ -1,0 +1,1 @@
+"""Make a smaller network: filters, low rank, blocks, budgets."""

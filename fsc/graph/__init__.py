@@ -1,0 +1,1 @@
+"""Follow a network: operations, channels, blocks, backbone and head."""

@@ -1,0 +1,1 @@
+"""Images and trained networks come in."""

@@ -1,0 +1,1 @@
+"""Measure how good, how large and how fast a network is."""

@@ -1,0 +1,1 @@
+"""Bring a smaller network back with few images: FSKD, MiR, PRACTISE, baselines."""

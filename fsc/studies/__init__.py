@@ -1,0 +1,1 @@
+"""Run every method under every setting, and store one row per run."""

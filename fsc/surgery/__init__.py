@@ -1,0 +1,1 @@
+"""Exact edits of single modules, and the recipe that replays them."""

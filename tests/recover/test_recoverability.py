@@ -1,0 +1,244 @@
+"""Recoverability: one shared pass gives what each student alone would, published adaptors, times."""
+
+import pandas as pd
+import pytest
+import torch
+import torchvision
+from helpers.probes import loss, odd_norms
+from helpers.random_nets import random_nets
+from hypothesis import given, settings
+from torch import nn
+
+import fsc
+from fsc.compress.blocks import hollow
+from fsc.graph.backbone import cut
+from fsc.graph.tracing import trace
+from fsc.inputs.nets import NETS, ResNet
+from fsc.recover import recoverability as evidence
+from fsc.recover import savings
+from fsc.recover.recoverability_sgd import places, train_around, with_adaptors
+from fsc.runtime import clone, fingerprint, quiet
+
+
+@pytest.fixture
+def teacher():
+    torch.manual_seed(0)
+    return odd_norms(ResNet(2))
+
+
+@pytest.fixture
+def images():
+    return torch.randn(10, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+
+
+# -- in closed form -----------------------------------------------------------------------------------------------
+
+
+def test_every_row_is_what_fskd_makes_of_that_student_alone(teacher, images):
+    table = fsc.recoverability(teacher, images, held_out=0.3, latency=False, seed=5, progress=quiet)
+    assert table.index.tolist() == fsc.droppable_blocks(teacher)
+    fitted, unseen = evidence._split(images, 0.3, 5)
+    assert (len(fitted), len(unseen)) == (7, 3)
+    for name, row in table.iterrows():
+        student = fsc.drop_blocks(teacher, [name])
+        mended = fsc.fskd(teacher, student, fitted, at="block", progress=quiet)
+        assert row.dropped_mse == pytest.approx(loss(teacher, student, fitted), rel=1e-4)
+        assert row.recoverability == pytest.approx(loss(teacher, mended, fitted), rel=1e-2)
+        assert row.held_out_recoverability == pytest.approx(loss(teacher, mended, unseen), rel=1e-2)
+        assert row.recoverability < row.dropped_mse and row.score == row.recoverability
+
+
+@given(net=random_nets())
+@settings(max_examples=8)
+@pytest.mark.filterwarnings("ignore")
+def test_on_random_nets_too_where_double_precision_tells_them_apart(net):
+    x = torch.randn(6, 3, 12, 12, dtype=torch.float64)
+    try:
+        table = fsc.recoverability(net, x, held_out=0, latency=False, progress=quiet)
+    except ValueError:
+        return
+    for name, row in table.iterrows():
+        mended = fsc.fskd(net, fsc.drop_blocks(net, [name], example=x), x, at="block", progress=quiet)
+        assert row.recoverability == pytest.approx(loss(net, mended, x), rel=1e-5, abs=1e-12)
+
+
+def test_a_block_that_computes_nothing_costs_nothing(teacher, images):
+    for block in (teacher.layer1[1], teacher.layer3[1]):
+        nn.init.zeros_(block.bn2.weight), nn.init.zeros_(block.bn2.bias)
+    table = fsc.recoverability(teacher, images, latency=False, progress=quiet)
+    nothing = table.loc[["layer1.1", "layer3.1"]]
+    assert (nothing[["dropped_mse", "recoverability", "held_out_recoverability"]] == 0).all(axis=None)
+    assert nothing.cosine.tolist() == pytest.approx([1, 1])
+    assert (table.loc[["layer1.0", "layer2.1"]].recoverability > 0).all()
+
+
+def test_nets_that_work_in_place_are_ranked_as_nets_that_do_not(teacher, images):
+    class InPlace(nn.Module):
+        def __init__(self, block):
+            super().__init__()
+            self.block = block
+
+        def forward(self, x):
+            h = self.block.bn2(self.block.conv2(torch.relu_(self.block.bn1(self.block.conv1(x)))))
+            h += self.block.shortcut(x)
+            return h.relu_()
+
+    same = clone(teacher).eval()
+    for layer in (same.layer1, same.layer2, same.layer3):
+        for i, block in enumerate(layer):
+            layer[i] = InPlace(block)
+    one, other = (fsc.recoverability(n, images, latency=False, progress=quiet) for n in (teacher, same))
+    columns = ["dropped_mse", "recoverability", "held_out_recoverability", "cosine"]
+    assert other.index.tolist() == one.index.tolist()
+    assert torch.allclose(torch.tensor(other[columns].values), torch.tensor(one[columns].values), rtol=1e-4)
+
+
+def test_what_nothing_can_make_up_for_is_said():
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 3, padding=1)
+
+        def forward(self, x):
+            return x + self.conv(x)
+
+    net = nn.Sequential(Block(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)).eval()
+    for method in ("closed", "sgd"):
+        with pytest.warns(UserWarning, match="no conv before or behind can make up for 0"):
+            table = fsc.recoverability(net, torch.randn(4, 3, 8, 8), method=method, latency=False, progress=quiet)
+        assert table.recoverability["0"] == table.dropped_mse["0"] > 0
+
+
+# -- as published -------------------------------------------------------------------------------------------------
+
+# By hand from the paper's rule: behind the last conv of each earlier block of the stage and its downsample conv; before
+# the first conv of each later one, the next stage's first conv and its downsample conv. torchvision's names.
+PLACES = {
+    ("resnet34", "layer2.2"): (
+        ["layer2.0.conv2", "layer2.0.downsample.0", "layer2.1.conv2"],
+        ["layer2.3.conv1", "layer3.0.conv1", "layer3.0.downsample.0"],
+    ),
+    ("resnet34", "layer1.0"): ([], ["layer1.1.conv1", "layer1.2.conv1", "layer2.0.conv1", "layer2.0.downsample.0"]),
+    ("resnet50", "layer4.1"): (["layer4.0.conv3", "layer4.0.downsample.0"], ["layer4.2.conv1"]),
+    ("mobilenet_v2", "features.5"): (["features.4.conv.2"], ["features.6.conv.0.0", "features.7.conv.0.0"]),
+}
+
+
+@pytest.mark.parametrize("arch, block", PLACES)
+def test_adaptors_sit_where_the_paper_puts_them(arch, block):
+    torch.manual_seed(0)
+    net = hollow(torchvision.models.get_model(arch, weights=None).eval(), [block])
+    graph = trace(net, torch.randn(1, 3, 64, 64))
+    holes = [node for node in graph.graph.nodes if node.target == block]
+    before, behind = places(graph, holes)
+    assert ([node.target for node in before], [node.target for node in behind]) == PLACES[arch, block]
+
+
+@pytest.fixture(params=["resnet", "mobilenet"])
+def around(request, teacher, images):
+    """A teacher's body, a dropped net's body, its hole."""
+    net = teacher if request.param == "resnet" else odd_norms(NETS["mobilenet"](10))
+    name = "layer2.1" if request.param == "resnet" else "blocks.5"
+    source = clone(net).eval().requires_grad_(False)
+    body = cut("test", hollow(source, [name]), images[:1]).body
+    return cut("test", source, images[:1]).body, body, [node for node in body.graph.nodes if node.target == name]
+
+
+def test_adaptors_at_the_identity_change_nothing(around, images):
+    _, body, hole = around
+    adapted, adaptors = with_adaptors(body, *places(body, hole))
+    assert len(adaptors) >= 2 and {side for side, _ in adaptors} == {"after", "before"}
+    with torch.no_grad():
+        assert torch.equal(adapted(images), body(images))
+
+
+def test_training_lowers_the_loss_by_the_adaptors_alone_and_they_can_be_merged(around, images):
+    whole, body, hole = around
+    before, was = (fingerprint(net) for net in (whole, body))
+    how = {"lr": 0.02, "batch_size": 10, "seed": 0, "progress": quiet}
+    losses = []
+    for steps in (1, 12, 40):
+        adapted, adaptors = train_around("test", whole, body, hole, images, steps=steps, **how)
+        with torch.no_grad():
+            losses.append(float((adapted(images) - whole(images)).square().mean()))
+    assert losses[0] > losses[1] > losses[2]
+    assert (fingerprint(whole), fingerprint(body)) == (before, was)
+    merged = clone(body).eval()
+    for (side, name), adaptor in adaptors.items():
+        merge = fsc.surgery.merge_after if side == "after" else fsc.surgery.merge_before
+        merged.set_submodule(name, merge(merged.get_submodule(name), adaptor.q))
+    with torch.no_grad():
+        found, wanted = merged(images), adapted(images)
+    assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+def test_sgd_fills_the_same_table_and_leaves_the_teacher(teacher, images):
+    before = fingerprint(teacher)
+    calls = []
+    table = fsc.recoverability(
+        teacher.train(), images, method="sgd", blocks=["layer2.1", "layer1.1"], steps=3, latency=False,
+        progress=lambda done, total: calls.append((done, total)),
+    )  # fmt: skip
+    assert fingerprint(teacher) == before and teacher.training and all(p.requires_grad for p in teacher.parameters())
+    assert table.index.tolist() == ["layer1.1", "layer2.1"] and table.notna().all(axis=None)
+    assert calls[:: len(calls) - 1] == [(1, 6), (6, 6)]
+
+
+# -- time ---------------------------------------------------------------------------------------------------------
+
+
+def timed(ratios, high):
+    """A stand-in for `fsc.latency` on a machine that is known."""
+    def latency(models, example, *, threads, progress):
+        assert len(example) == 1
+        table = pd.DataFrame({"ratio": [1.0, *ratios], "high": [1.0, *high]}, index=pd.Index(models, name="name"))
+        table.attrs["measured"] = "by hand"
+        return table
+    return latency
+
+
+def test_alike_blocks_share_their_time_and_noise_has_a_floor(teacher, images, monkeypatch):
+    monkeypatch.setattr(savings, "latency", timed([0.90, 0.80, 1.001, 0.95], [0.92, 0.84, 1.01, 0.97]))
+    with pytest.warns(UserWarning, match=r"not measurable for layer2\.1: no more than noise"):
+        table = fsc.recoverability(teacher, images, progress=quiet)
+    assert table.latency_saved.tolist() == pytest.approx([0.15, 0.15, 0.001, 0.05])   # layer1.0 and layer1.1 are alike
+    assert table.latency_measurable.tolist() == [True, True, False, True]
+    assert table.score.tolist() == pytest.approx((table.recoverability / table.latency_saved).tolist())
+    assert table.attrs["measured"] == "by hand"
+
+
+# -- what was asked wrongly ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("wrong, words", [
+    ({"method": "magic"}, "method='magic'"), ({"held_out": 1}, "held_out=1"), ({"blocks": "layer1.0"}, "list of names"),
+    ({"blocks": []}, "list of names"), ({"blocks": ["layer1.9"]}, r'no module "layer1\.9".*\n.*layer1\.'),
+    ({"blocks": ["layer3.0"]}, r"layer3\.0 cannot be dropped: it makes \(1, 64, 4, 4\) of \(1, 32, 8, 8\)"),
+])  # fmt: skip
+def test_what_cannot_be_asked_for_is_refused(teacher, images, wrong, words):
+    with pytest.raises(ValueError, match=words):
+        fsc.recoverability(teacher, images, latency=False, progress=quiet, **wrong)
+
+
+def test_nan_names_network_and_layer(teacher, images):
+    teacher.layer2[0].bn1.bias.data[1] = float("nan")
+    with pytest.raises(ValueError, match="recoverability: NaN or infinity in the .*features behind layer2.0.bn"):
+        fsc.recoverability(teacher, images, latency=False, progress=quiet)
+
+
+def test_one_image_is_fitted_and_none_held_out(teacher, images):
+    table = fsc.recoverability(teacher, images[:1], latency=False, progress=quiet)
+    assert table.recoverability.notna().all() and table.held_out_recoverability.isna().all()
+
+
+# -- published teachers and photographs ---------------------------------------------------------------------------
+
+
+@pytest.mark.real
+def test_on_photographs_each_block_of_resnet32_comes_nearer_by_half(real_data):
+    task = fsc.load_task("folder", root=real_data / "cifar10-subset", like="cifar10")
+    teacher = fsc.load_teacher("resnet32", task)
+    table = fsc.recoverability(teacher, task.sample(60, seed=0).images, latency=False, progress=quiet)
+    assert len(table) == 13 and (table.held_out_recoverability < 0.8 * table.dropped_mse).all()
