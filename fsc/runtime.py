@@ -151,6 +151,11 @@ def track(total: int, progress: Progress | None) -> Iterator[int]:
         progress(step + 1, total)
 
 
+def nested(progress: Progress | None, part: int, parts: int) -> Progress | None:
+    """The `progress` of one of several equal parts of the work, number `part` of `parts`; None stays None."""
+    return None if progress is None else lambda done, total: progress(part * total + done, parts * total)
+
+
 def quiet(done: int, total: int) -> None:
     """The `progress` of work whose steps nobody wants to see."""
 

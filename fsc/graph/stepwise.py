@@ -1,4 +1,4 @@
-"""Teacher and student side by side: a graph run node by node over all images; a tensor lives until its last use."""
+"""One network run step by step over all images, so that its features can be read, and changed, on the way."""
 
 import copy
 from collections.abc import Sequence
@@ -7,55 +7,71 @@ from typing import Any
 from torch import Tensor, fx
 
 
-class Walk:
-    """One network under way over many images, in chunks; every chunk stands at the same node.
+class Stepwise:
+    """A traced network under way. All images, in chunks, stand at the same node of its graph.
 
-    What a later node reads is kept, nothing else: so all images of a deep net fit where a few layers' features do.
+    A tensor is kept until its last reader has run, and no longer. So all images of a deep network fit into
+    memory wherever the features of a few layers do.
+
+    Attributes:
+        graph: the network.
+        nodes, place: its nodes in the order of execution, and node -> its position in that order.
+        values: for each chunk the tensors that are alive, by node.
     """
 
-    def __init__(self, graph: fx.GraphModule, chunks: list[Tensor | None]):
+    def __init__(self, graph: fx.GraphModule, chunks: Sequence[Tensor | None]):
+        self.graph = graph
         self.nodes = list(graph.graph.nodes)
         self.place = {node: i for i, node in enumerate(self.nodes)}
-        self.last_use = {node: max((self.place[user] for user in node.users), default=-1) for node in self.nodes}
         self.values: list[dict[fx.Node, Any]] = [{} for _ in chunks]
-        self.at = [0] * len(chunks)
-        self._chunks: list[Tensor | None] = list(chunks)
+        self._last_use = {node: max(map(self.place.get, node.users), default=-1) for node in self.nodes}
+        self._at = [0] * len(chunks)
+        self._images = list(chunks)
         self._interpreter = fx.Interpreter(graph, garbage_collect_values=False)
 
-    def advance(self, chunk: int, stop: int, reads: set[fx.Node]) -> dict[fx.Node, Any]:
-        """Run one chunk up to the node at place `stop`, without it; returns what is alive there.
+    @property
+    def output(self) -> fx.Node:
+        """The node that makes what the network returns."""
+        return self.nodes[-1].all_input_nodes[0]
+
+    def advance(self, chunk: int, stop: int, keep: set[fx.Node] = frozenset()) -> dict[fx.Node, Any]:
+        """Run one chunk up to the node at place `stop`, without that node; return the tensors alive there.
 
         Args:
-            reads: kept beyond their last use, until the next call.
+            keep: nodes whose tensors outlive their last reader, until the next call.
         """
         values = self.values[chunk]
-        for node in [n for n in values if self.last_use[n] < self.at[chunk] and n not in reads]:
+        for node in [n for n in values if self._last_use[n] < self._at[chunk] and n not in keep]:
             del values[node]
-        for place in range(self.at[chunk], stop):
+        for place in range(self._at[chunk], stop):
             node = self.nodes[place]
             values[node] = self._run(node, chunk)
             for used in {*node.all_input_nodes, node}:
-                if self.last_use[used] <= place and used not in reads:
+                if self._last_use[used] <= place and used not in keep:
                     values.pop(used, None)
-        self.at[chunk] = max(self.at[chunk], stop)
+        self._at[chunk] = max(self._at[chunk], stop)
         return values
 
-    def branch(self, graph: fx.GraphModule) -> "Walk":
-        """A walk of another graph from where this one stands; up to there the two graphs must be the same.
+    def finish(self, chunk: int) -> Tensor:
+        """Run one chunk to the end and return the network's output for it."""
+        return self.advance(chunk, len(self.nodes) - 1)[self.output]
 
-        It works on copies: what either does in place, the other does not see.
+    def branch(self, graph: fx.GraphModule) -> "Stepwise":
+        """Another network that goes on from here; up to here its graph must be the same.
+
+        It works on copies of the tensors, so an operation in place on one side does not reach the other side.
         """
-        other = Walk(graph, [None] * len(self.values))
-        other.at = list(self.at)
-        for chunk, place in enumerate(self.at):
-            alive = [i for i, node in enumerate(other.nodes[:place]) if other.last_use[node] >= place]
-            # One deepcopy for all: a view stays a view of what it was a view of.
+        other = Stepwise(graph, [None] * len(self.values))
+        other._at = list(self._at)
+        for chunk, place in enumerate(self._at):
+            alive = [i for i, node in enumerate(other.nodes[:place]) if other._last_use[node] >= place]
+            # One deepcopy for all of them: a view remains a view of the tensor that it was a view of.
             copies = copy.deepcopy([self.values[chunk][self.nodes[i]] for i in alive])
             other.values[chunk] = dict(zip((other.nodes[i] for i in alive), copies, strict=True))
         return other
 
-    def through(self, nodes: Sequence[fx.Node], x: Tensor) -> Tensor:
-        """What these nodes, of one input each, make of `x`, which stays as it is."""
+    def apply(self, nodes: Sequence[fx.Node], x: Tensor) -> Tensor:
+        """The result of these nodes, of one input each, run one after another on a copy of `x`."""
         x = x.clone()
         for node in nodes:
             args, kwargs = (fx.map_arg(given, lambda _, x=x: x) for given in (node.args, node.kwargs))
@@ -64,10 +80,9 @@ class Walk:
 
     def _run(self, node: fx.Node, chunk: int) -> Any:
         if node.op == "placeholder":
-            if node.args:  # an option of the forward, at its default
+            if node.args:  # an optional argument of the forward keeps its default
                 return node.args[0]
-            images, self._chunks[chunk] = self._chunks[chunk], None
+            images, self._images[chunk] = self._images[chunk], None
             return images
-        values = self.values[chunk]
-        args, kwargs = (fx.map_arg(given, values.__getitem__) for given in (node.args, node.kwargs))
-        return getattr(self._interpreter, node.op)(node.target, args, kwargs)
+        self._interpreter.env = self.values[chunk]
+        return self._interpreter.run_node(node)

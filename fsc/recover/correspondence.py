@@ -1,5 +1,17 @@
-"""Where a student has `nn.Identity` for a block of its teacher: who answers for what then comes out."""
+"""The correspondence of teacher and student: which teacher's channels and features the student should
+reproduce.
 
+Module names are the correspondence: a conv of the student should make what the conv of the same name makes in
+the teacher, as far as channels were kept. Only before a dropped block it is different. Example: `layer1.1`
+was dropped.
+
+    teacher    layer1.0.bn2 -> add -> relu -> layer1.1 ... add -> relu -> layer2.0
+    student    layer1.0.bn2 -> add -> relu -> layer1.1 (nn.Identity)   -> layer2.0
+
+The student's first add now feeds `layer2.0` directly, so it should reproduce the teacher's *second* add. The
+ReLU that follows on both sides is the `tail`. """
+
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,97 +20,170 @@ from torch import Tensor, fx, nn
 
 from fsc.graph import operations
 from fsc.graph.module_regions import regions
-from fsc.surgery.recipe import kept_channels
+from fsc.graph.tracing import module_of, walk_from
+from fsc.surgery.recipe import kept_channels, teacher_name
+
+Kept = Mapping[str, Sequence[int]]
+"""Conv -> the teacher's filters that the student still has, for students without a recipe."""
 
 _RELUS = {F.relu, torch.relu, "relu", "relu_"}
 
 
-class Answer(NamedTuple):
-    """What a student's node before a hole answers to.
+class Replacement(NamedTuple):
+    """The teacher's feature that a student's node before a dropped block should reproduce.
 
     Attributes:
-        twin: the teacher's node behind the dropped block; of holes in a row, behind the last.
-        last: what follows on both sides in the same way, a ReLU say: the student's nodes up to the hole.
-        hole: the last hole.
+        teacher_node: the feature behind the dropped block; of several dropped in a row, behind the last.
+        tail: the student's nodes from there up to the dropped block; the teacher has the same operations, a
+            ReLU say.
+        identity: the student's `nn.Identity` in the place of the last dropped block.
     """
 
-    twin: fx.Node
-    last: tuple[fx.Node, ...]
-    hole: fx.Node
+    teacher_node: fx.Node
+    tail: tuple[fx.Node, ...]
+    identity: fx.Node
 
 
-def answers(teacher: fx.GraphModule, student: fx.GraphModule) -> dict[fx.Node, Answer]:
-    """The student's nodes that can make up for a hole, each with its answer.
+def replacements(teacher: fx.GraphModule, student: fx.GraphModule) -> dict[fx.Node, Replacement]:
+    """The student's nodes that can make up for a dropped block, each with its replacement.
 
-    Where something else, too, reads what enters the hole, nobody can answer for both, and the hole has no entry.
+    Where something else reads the input of the dropped block too, no node can serve both, and none is listed.
     """
     blocks, found = regions(teacher), {}
-    enters: dict[fx.Node, fx.Node | None] = {}  # hole -> what enters the first of those in a row
-    for hole in holes(teacher, student):
-        before, block = hole.all_input_nodes[0], blocks[hole.target]
-        start = enters.get(before, before) if len(before.users) == 1 else None
-        enters[hole] = start
-        if start is not None and block.why_not() is None:
-            found[start] = block.leaves[0], hole
-    return dict(_walk_back(student, mine, teacher, theirs, hole) for mine, (theirs, hole) in found.items())
+    inputs: dict[fx.Node, fx.Node | None] = {}  # nn.Identity -> the input of the first of those in a row
+    for identity in dropped_blocks(teacher, student):
+        (read,), block = identity.all_input_nodes, blocks[identity.target]
+        inputs[identity] = inputs.get(read, read) if len(read.users) == 1 else None
+        if inputs[identity] is not None and block.why_not() is None:
+            found[inputs[identity]] = block.leaves[0], identity
+    return dict(_before_the_tail(student, mine, teacher, *there) for mine, there in found.items())
 
 
-def holes(teacher: fx.GraphModule, student: fx.GraphModule) -> list[fx.Node]:
-    """The student's `nn.Identity` where the teacher has something else."""
+def dropped_blocks(teacher: fx.GraphModule, student: fx.GraphModule) -> list[fx.Node]:
+    """The student's nodes that are `nn.Identity` where the teacher has something else."""
     blocks, modules = regions(teacher), dict(teacher.named_modules())
+    identities = [node for node in student.graph.nodes if isinstance(module_of(student, node), nn.Identity)]
     return [
-        node for node in student.graph.nodes
-        if node.op == "call_module" and isinstance(student.get_submodule(node.target), nn.Identity)
-        and node.target in blocks and not isinstance(modules.get(node.target), nn.Identity)
-    ]  # fmt: skip
+        node for node in identities
+        if node.target in blocks and not isinstance(modules.get(node.target), nn.Identity)
+    ]
 
 
-def kept_behind(net: nn.Module, hole: fx.Node, channels: Tensor | None) -> Tensor | None:
-    """Which of the teacher's channels are read behind the hole, by the recipe of the first that reads them all.
+def kept_behind(net: nn.Module, identity: fx.Node, channels: Tensor | None) -> Tensor | None:
+    """The teacher's channels that are read behind a dropped block, by the recipe of the first full reader.
 
-    `channels`, those of who answers for the hole, where no recipe knows better.
+    Args:
+        channels: the answer where no recipe says more.
     """
-    front, seen = list(hole.users), set()
-    while front:
-        node = front.pop(0)
-        if node in seen:
-            continue
-        seen.add(node)
+
+    def reads(node: fx.Node) -> bool:
         module = net.get_submodule(node.target) if node.op == "call_module" else None
-        if isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
-            kept = kept_channels(net, node.target, "in")
-            if kept is not None and len(kept) == hole.meta["shape"][1]:
-                return kept
-        else:
-            front.extend(node.users)
+        return isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d)
+
+    for node in walk_from(identity.users, lambda node: [] if reads(node) else node.users):
+        kept = kept_channels(net, node.target, "in") if reads(node) else None
+        if kept is not None and len(kept) == identity.meta["shape"][1]:
+            return kept
     return channels
 
 
-def _walk_back(
-    student: fx.GraphModule, mine: fx.Node, teacher: fx.GraphModule, theirs: fx.Node, hole: fx.Node
-) -> tuple[fx.Node, Answer]:
-    last: tuple[fx.Node, ...] = ()
-    while _alike(student, mine, teacher, theirs) and len(mine.all_input_nodes[0].users) == 1:
-        last = mine, *last
+def kept_filters(net: nn.Module, name: str, teacher: fx.GraphModule, given: Kept | None) -> Tensor | None:
+    """The teacher's filters that the student's conv `name` still has; None: all.
+
+    Args:
+        given: what the user said they are, for students without a recipe.
+
+    Raises:
+        ValueError: the number of filters is another one, or `given` names filters that do not exist.
+    """
+    kept, origin = kept_channels(net, name), teacher_name(net, name)
+    conv, original = net.get_submodule(name), teacher.get_submodule(origin)
+    if given is not None and origin in given:
+        kept = torch.as_tensor(given[origin], dtype=torch.long).flatten()
+        outside = len(kept) and (int(kept.max()) >= original.out_channels or int(kept.min()) < 0)
+        if outside or len(kept.unique()) != len(kept):
+            raise ValueError(
+                f"kept[{origin!r}] must be different filters of the teacher's {original.out_channels}, "
+                f"counted from 0; given {kept.tolist()}.\n  Pass the indices of the filters that the student still has."
+            )
+    count = original.out_channels if kept is None else len(kept)
+    if count != conv.out_channels:
+        cause = "its recipe, or kept=, says" if kept is not None else "without a recipe it should have"
+        raise ValueError(
+            f"teacher and student do not correspond at {name}: the student has {conv.out_channels} "
+            f"filters of the teacher's {original.out_channels}; {cause} {count}.\n"
+            f"  A student pruned by hand or by another tool needs the filters that it kept, "
+            f'kept={{"{origin}": [0, 2, ...], ...}}, for every pruned conv.'
+        )
+    return kept
+
+
+def check_names(teacher: fx.GraphModule, student: fx.GraphModule, net: nn.Module) -> None:
+    """Refuse a student that has a conv or BatchNorm where the teacher has none of that name.
+
+    Raises:
+        ValueError: names the first module that differs.
+    """
+    called = [node for node in teacher.graph.nodes if node.op == "call_module"]
+    theirs = {node.target: module_of(teacher, node) for node in called}
+    for node in student.graph.nodes:
+        module = module_of(student, node)
+        name = teacher_name(net, node.target) if isinstance(module, nn.Conv2d | nn.BatchNorm2d) else None
+        if name is None or isinstance(theirs.get(name), nn.Conv2d | nn.BatchNorm2d):
+            continue  # no conv, or the first of the two convs of a factorized one
+        found = type(theirs[name]).__name__ if name in theirs else "nothing that its forward calls"
+        raise ValueError(
+            f"teacher and student do not correspond at {node.target}: a {type(module).__name__} in the "
+            f"student, {found} in the teacher.\n"
+            f"  Module names are the correspondence: make the student from this teacher, or keep its names."
+        )
+
+
+def same_maps(mine: fx.Node, theirs: fx.Node, kept: Tensor | None) -> bool:
+    """Whether two features have maps of the same size, and the student's the channels that were kept."""
+    a, b = mine.meta.get("shape"), theirs.meta.get("shape")
+    if a is None or b is None or a[2:] != b[2:]:
+        return False
+    return a[1] == (b[1] if kept is None else len(kept))
+
+
+def check_maps(mine: fx.Node, theirs: fx.Node, kept: Tensor | None) -> None:
+    """Refuse features that cannot be compared.
+
+    Raises:
+        ValueError: names the student's module and both shapes.
+    """
+    if not same_maps(mine, theirs, kept):
+        raise ValueError(
+            f"teacher and student do not correspond at {mine.target}: feature maps (1, C, H, W) of "
+            f"{mine.meta['shape']} in the student, {theirs.meta['shape']} in the teacher.\n"
+            f"  A student may have fewer channels than its teacher, but its maps must be as large."
+        )
+
+
+def _before_the_tail(
+    student: fx.GraphModule, mine: fx.Node, teacher: fx.GraphModule, theirs: fx.Node, identity: fx.Node
+) -> tuple[fx.Node, Replacement]:
+    """Step back on both sides over operations that are the same."""
+    tail: tuple[fx.Node, ...] = ()
+    while (what := _elementwise(student, mine)) is not None and what == _elementwise(teacher, theirs):
+        if len(mine.all_input_nodes[0].users) != 1:
+            break
+        tail = mine, *tail
         (mine,), (theirs,) = mine.all_input_nodes, theirs.all_input_nodes
-    return mine, Answer(theirs, last, hole)
+    return mine, Replacement(theirs, tail, identity)
 
 
-def _alike(student: fx.GraphModule, mine: fx.Node, teacher: fx.GraphModule, theirs: fx.Node) -> bool:
-    """Whether both treat every number by itself, and in the same way."""
-    does = _does(student, mine)
-    return does is not None and does == _does(teacher, theirs)
-
-
-def _does(graph: fx.GraphModule, node: fx.Node) -> tuple | None:
-    """What a node does to each number by itself, to be compared; None for all else."""
+def _elementwise(graph: fx.GraphModule, node: fx.Node) -> object:
+    """The elementwise operation of a node, in a form that can be compared; None for any other operation."""
+    module = module_of(graph, node)
     if len(node.all_input_nodes) != 1:
         return None
-    if node.op != "call_module":
-        given = [given for given in (*node.args, *node.kwargs.items()) if not isinstance(given, fx.Node)]
-        kind = "relu" if node.target in _RELUS else (node.target, given)
-        return (kind,) if node.target in operations.ELEMENTWISE else None
-    module = graph.get_submodule(node.target)
-    settings = {k: v for k, v in vars(module).items() if not k.startswith("_") and k not in ("training", "inplace")}
+    if module is None:
+        settings = [given for given in (*node.args, *node.kwargs.items()) if not isinstance(given, fx.Node)]
+        kind = "relu" if node.target in _RELUS else (node.target, settings)
+        return kind if node.target in operations.ELEMENTWISE else None
+    public = {name: value for name, value in vars(module).items() if not name.startswith("_")}
+    settings = {name: value for name, value in public.items() if name not in ("training", "inplace")}
     kind = "relu" if type(module) is nn.ReLU else (type(module), settings)
-    return (kind,) if isinstance(module, operations.ELEMENTWISE_MODULES) else None
+    return kind if isinstance(module, operations.ELEMENTWISE_MODULES) else None

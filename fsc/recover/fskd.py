@@ -1,33 +1,47 @@
-"""FSKD: fit a 1x1 conv at the end of each block to the teacher's features by least squares, and merge it away.
+"""FSKD: fit a 1x1 conv behind each conv to the teacher's features by least squares, and merge it away.
 
 Li, Li, Liu, Zhang: Few Sample Knowledge Distillation for Efficient Network Compression, CVPR 2020.
 """
 
 import math
-import operator
-from collections.abc import Callable
-from functools import partial, reduce
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pandas as pd
 import torch
+import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fsc.arguments import check_fits, check_images
-from fsc.graph.stepwise import Walk
+from fsc.graph.stepwise import Stepwise
 from fsc.graph.tracing import trace
 from fsc.recover import lstsq
 from fsc.recover.adaptors import train_adaptors
-from fsc.recover.match import CHUNK, check_finite, correct, share, sums_at, target
-from fsc.recover.sites import Kept, Site, find_sites, merge_at
-from fsc.runtime import Progress, clone, device_of, evaluating, fingerprint, public, quiet, track, warn
-from fsc.surgery.recipe import with_edit
+from fsc.recover.correspondence import Kept
+from fsc.recover.sites import Site, find_sites, merge_at
+from fsc.recover.training import Training
+from fsc.runtime import (
+    Progress,
+    clone,
+    device_of,
+    fingerprint,
+    frozen_copy,
+    public,
+    quiet,
+    same_requires_grad,
+    track,
+    warn,
+)
+from fsc.surgery.recipe import recipe_of, teacher_of, with_edit
 
 FOLDS = 5
-"""The few images in so many parts: each part is held out once, and its error is that of a fit on the other parts."""
+"""Number of parts of the few images. Each part is held out once, to judge a fit to the other parts."""
+CHUNK = 50
+"""Number of images that pass through a network at a time."""
 
 
 @public
+@torch.no_grad()
 def fskd(
     teacher: nn.Module,
     student: nn.Module,
@@ -45,77 +59,86 @@ def fskd(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> nn.Module:
-    """A copy of the student, recovered: behind each conv a 1x1 conv fitted to the teacher's features, and merged away.
+    """A recovered copy of the student: 1x1 convs are fitted to the teacher's features and merged away.
 
-    One sweep from the first site to the last: both networks go forward side by side, every fit sees features that the
-    fits before it have already corrected, and the teacher's untouched ones as its target. No labels; nothing is added:
-    parameters and MACs are the student's. BatchNorm behind a fitted conv becomes neutral: its statistics are those of
-    the few images, and in eval mode it passes on what it gets.
+    One sweep goes from the first site to the last. Both networks go forward side by side. Every fit sees
+    features that the fits before it have already corrected; its target is the untouched teacher's feature. No
+    labels are used, and nothing is added: the student keeps its parameters and MACs. A BatchNorm behind a
+    fitted conv becomes neutral: it takes its statistics from the few images, and in eval mode it passes its
+    input on.
 
-    Published (section 3 of the paper and the authors' code): `intercept=False`, `ridge=0`, `shortcuts=False`. The
-    defaults are extensions, chosen by errors on held-out few images (data/scripts/choose_fskd.py).
+    Published (section 3 of the paper and the authors' code): `intercept=False`, `ridge=0`, `shortcuts=False`.
+    The defaults are extensions. They were chosen by errors on held-out few images
+    (data/scripts/choose_fskd.py).
 
     Args:
-        teacher: not changed; its device is where the work is done.
-        student: of `prune_filters`, `factorize` or `drop_blocks`, or with names like the teacher's; left as it is.
-        images: (N, C, H, W), normalised, unlabelled.
-        method: "closed", or "sgd": all 1x1 convs at once by gradient descent (the paper's FSKD-SGD; steps, lr,
-            batch_size and seed are its own), without intercept, ridge and shortcuts. The lr, too, was chosen so.
-        at: "conv", behind every conv (of a factorized one, behind its last), as in the authors' code; or "block",
-            behind the last conv of each block, of each factorized conv and of each plain layer, as in the paper's
-            abstract.
-        intercept: also fit a bias, where BatchNorm or the conv has one to take it up (extension).
-        ridge: pull toward the identity, relative to the mean squared feature (extension).
-        shortcuts: where a shortcut is added next, fit the sum: the block also mends what the shortcut got wrong
-            (extension). So the block before a dropped one makes up for it.
+        teacher: it is not changed; the work is done on its device.
+        student: one of `prune_filters`, `factorize` or `drop_blocks`, or a network with the teacher's module
+            names.
+        images: (N, C, H, W), normalised, unlabelled; or a sample of a task.
+        method: "closed" fits by least squares. "sgd" trains all 1x1 convs at once by gradient descent (the
+            paper's FSKD-SGD), without intercept, ridge and shortcuts; `steps`, `lr`, `batch_size` and `seed`
+            belong to it.
+        at: "conv" puts a 1x1 conv behind every conv (behind the last one of a factorized conv), as the
+            authors' code does. "block" puts it behind the last conv of each block, of each factorized conv
+            and of each plain layer, as the paper's abstract says.
+        intercept: also fit a bias, where a BatchNorm or the conv has one to take it up (extension).
+        ridge: strength of a pull toward the identity, relative to the mean squared feature (extension).
+        shortcuts: where a shortcut is added next, fit the sum. So the block also corrects the shortcut's
+            error, and the block before a dropped one makes up for it (extension).
         kept: {"layer1.0.conv1": [0, 2, 5], ...}, the filters that a student without a recipe has kept.
-        progress: called with (done, in all) after each fit (each step of "sgd").
+        progress: called with (done, total) after each fit (each step of "sgd").
 
     Returns:
-        The recovered copy, where the teacher lives, in eval mode. `fsc.report_of(it)` has a row a site: the
-        error before and after, relative to the variance of the teacher's feature (with `shortcuts`, of the sum), and
-        the held-out error, that of fits to four fifths of the images on the last fifth, each fifth once; a little too
-        kind, as the sites before were fitted to all images.
+        The recovered copy, where the teacher lives, in eval mode. `fsc.report_of(it)` has one row per site:
+        the error before and after the fit, relative to the variance of the teacher's feature (with
+        `shortcuts`, of the sum); and the held-out error: each fifth of the images is judged by a fit to the
+        other four. It is a little too small, because the sites before were fitted to all images.
 
     Raises:
-        ValueError: images the networks do not take; teacher and student that do not correspond, by name of the first
-            module that differs; NaN in a feature; unknown method or place.
-        NotTraceable: `torch.fx` cannot follow one of them.
+        ValueError: the networks do not take the images; teacher and student do not correspond (names the
+            first module that differs); a feature is NaN; the method or place is unknown.
+        NotTraceable: `torch.fx` cannot follow one of the networks.
 
     Warns of convs without an adaptor, of fewer rows than unknowns, and of a recipe made for another teacher.
 
-    >>> student = fsc.fskd(teacher, fsc.prune_filters(teacher, 0.5), few.images)
+    >>> student = fsc.fskd(teacher, fsc.prune_filters(teacher, 0.5), few)
     >>> fsc.report_of(student).held_out_error.round(3)
     """
-    _check("fskd", teacher, student, images, method, at, ridge)
-    recovered = clone(student).to(device_of(teacher))
-    asked = {"method": method, "at": at, "images": len(images)}
-    with evaluating(teacher, recovered), torch.no_grad():
-        graphs = trace(teacher, images), trace(recovered, images)
-        sites, without = find_sites(*graphs, recovered, at=at, kept=kept)
-        _warn_of_another_teacher(teacher, student, kept)
-        if without:
-            lines = "\n".join(f"  {name}: {why}." for name, why in without.items())
-            warn(f"fskd: no adaptor behind these:\n{lines}")
-        if not sites:
-            raise ValueError(f"fskd: no conv of this {type(student).__name__} can take an adaptor.")
-        if method == "closed":
-            asked |= {"intercept": bool(intercept), "ridge": float(ridge), "shortcuts": bool(shortcuts)}
-            judge = partial(_fit, ridge=ridge, intercept=intercept)
-            rows = _sweep("fskd", graphs, sites, images, judge, progress, net=recovered, shortcuts=shortcuts)
-            _warn_of_few_rows(rows, ridge, len(images))
-        else:
-            sgd = {"steps": steps, "lr": lr, "batch_size": batch_size, "seed": seed}
-            asked |= sgd
-            trained = iter(train_adaptors(*graphs, sites, images, **sgd, progress=progress))
-            judge = lambda site, folds, total: _given(site, total, next(trained))  # noqa: E731
-            rows = _sweep("fskd", graphs, sites, images, judge, quiet, net=recovered)
-    for mine, theirs in zip(recovered.parameters(), student.parameters(), strict=True):
-        mine.requires_grad_(theirs.requires_grad)
-    return with_edit(recovered.eval(), student, {"edit": "fskd", "asked": asked, "slices": {}, "report": rows})
+    _check_settings(method, ridge)
+    pair = Pair(teacher, student, images, at=at, kept=kept)
+    _warn_of_another_teacher(teacher, student, kept)
+    pair.warn_of_convs_without_site()
+    if method == "sgd":
+        return _fskd_sgd(pair, student, Training(steps, lr, batch_size, seed, progress))
+    rows = []
+    for site, folds in pair.walk(shortcuts, progress):       # both networks go on to the next site
+        sums = lstsq.total(folds)                            # X^T X and X^T E over all images
+        how = {"ridge": ridge, "intercept": intercept and site.bias, "groups": site.groups}
+        fit = lstsq.solve(sums, **how)                       # Q = I + D, section 3 of the paper
+        rows.append(_report_row(site, folds, sums, fit, how))
+        if rows[-1]["error_before"] > 0:
+            pair.merge(site, fit, sums)                      # W' = Q W (theorem 1); later sites see it
+    _warn_of_few_rows(rows, ridge, pair.images)
+    settings = {"intercept": bool(intercept), "ridge": float(ridge), "shortcuts": bool(shortcuts)}
+    return pair.finished(student, rows, {"method": method} | settings)
+
+
+def _fskd_sgd(pair: "Pair", student: nn.Module, training: Training) -> nn.Module:
+    """FSKD-SGD: all adaptors are trained at once, and merged in one sweep that also measures the errors."""
+    trained = train_adaptors(*pair.graphs, pair.sites, pair.images, training)
+    rows = []
+    for (site, folds), q in zip(pair.walk(False, quiet), trained, strict=True):
+        sums, fit = lstsq.total(folds), lstsq.Fit(q, None)
+        after = lstsq.relative(lstsq.squared_error(sums, fit), sums)
+        rows.append(_error_row(site, sums) | {"error_after": after})
+        pair.merge(site, fit, sums)
+    settings = {name: getattr(training, name) for name in ("steps", "lr", "batch_size", "seed")}
+    return pair.finished(student, rows, {"method": "sgd"} | settings)
 
 
 @public
+@torch.no_grad()
 def error_map(
     teacher: nn.Module,
     student: nn.Module,
@@ -125,125 +148,203 @@ def error_map(
     kept: Kept | None = None,
     progress: Progress | None = None,
 ) -> pd.Series:
-    """How far the student's features are from the teacher's along the depth: layer -> squared error / variance.
+    """The error of the student's features along the depth: layer -> squared error / variance of the teacher's
+    feature.
 
-    0 is the teacher itself; 1 is what the mean of the teacher's features would score. A block's feature is what it
-    hands on, with its shortcut. Arguments and errors as for `fskd`.
-    """
-    _check("error_map", teacher, student, images, "closed", at, 0.0)
-    with evaluating(teacher, student), torch.no_grad():
-        graphs = trace(teacher, images), trace(student, images)
-        sites, _ = find_sites(*graphs, student, at=at, kept=kept)
-        rows = _sweep("error_map", graphs, sites, images, _look, progress, shortcuts=True)
+    0 means: equal to the teacher. 1 means: no better than the mean of the teacher's features. The feature of
+    a block is its output, with its shortcut. Arguments and errors are those of `fskd`."""
+    pair = Pair(teacher, student, images, at=at, kept=kept)
+    rows = [_error_row(site, lstsq.total(folds)) for site, folds in pair.walk(True, progress)]
     return pd.Series({row["layer"]: row["error_before"] for row in rows}, name="error")
 
 
-Judge = Callable[[Site, list[lstsq.Sums], lstsq.Sums], tuple[lstsq.Fit | None, dict[str, Any]]]
-"""(site, sums of each part of the images, of all) -> what to put there, or nothing, and the site's row."""
+class Pair:
+    """Teacher and student side by side: copies of both, their graphs, and the sites where a 1x1 conv can be
+    merged."""
+
+    def __init__(self, teacher: nn.Module, student: nn.Module, images: Tensor, *, at: str, kept: Kept | None):
+        if at not in ("block", "conv"):
+            raise ValueError(f'at={at!r}; it is "block" (behind each block) or "conv" (behind every conv).')
+        self.images, self.at = check_images(images), at
+        check_fits(self.images, teacher, student)
+        self.recovered = clone(student).to(device_of(teacher)).eval()
+        self.graphs = trace(frozen_copy(teacher), self.images), trace(self.recovered, self.images)
+        self.sites, self.without = find_sites(*self.graphs, self.recovered, at=at, kept=kept)
+
+    def walk(self, shortcuts: bool, progress: Progress | None) -> Iterator[tuple[Site, list[lstsq.Sums]]]:
+        """Bring both networks from site to site; yield each site with the sums of its rows, in up to `FOLDS`
+        parts."""
+        size = max(1, min(CHUNK, math.ceil(len(self.images) / FOLDS)))
+        theirs, self.student = (Stepwise(graph, self._chunks(size)) for graph in self.graphs)
+        sweep = walk(theirs, self.student, self.sites, shortcuts=shortcuts, folds=FOLDS)
+        for _ in track(len(self.sites), progress):
+            yield next(sweep)
+
+    def merge(self, site: Site, fit: lstsq.Fit, sums: lstsq.Sums) -> None:
+        """Merge the 1x1 conv into the student, and put it behind the site in the sweep under way."""
+        merge_at(self.recovered, site, fit, sums)
+        correct(self.student, site, fit)
+
+    def finished(self, student: nn.Module, rows: list[dict[str, Any]], asked: dict[str, Any]) -> nn.Module:
+        """The recovered student, with the edit in its recipe and the `requires_grad` of `student`."""
+        same_requires_grad(self.recovered, student)
+        asked = {"method": asked["method"], "at": self.at, "images": len(self.images)} | asked
+        edit = {"edit": "fskd", "asked": asked, "slices": {}, "report": rows}
+        return with_edit(self.recovered, student, edit)
+
+    def warn_of_convs_without_site(self) -> None:
+        if self.without:
+            lines = "\n".join(f"  {name}: {why}." for name, why in self.without.items())
+            warn(f"no adaptor behind these:\n{lines}")
+        if not self.sites:
+            raise ValueError(f"no conv of this {type(self.recovered).__name__} can take an adaptor.")
+
+    def _chunks(self, size: int) -> list[Tensor]:
+        return [part.to(device_of(self.recovered)) for part in self.images.split(size)]
 
 
-def _sweep(
-    who: str,
-    graphs: tuple[fx.GraphModule, fx.GraphModule],
-    sites: list[Site],
-    images: Tensor,
-    judge: Judge,
-    progress: Progress | None,
+def walk(
+    theirs: Stepwise,
+    mine: Stepwise,
+    sites: Sequence[Site],
     *,
-    net: nn.Module | None = None,
-    shortcuts: bool = False,
-) -> list[dict[str, Any]]:
-    """Walk both graphs from site to site; what `judge` finds is merged into `net`, and the walk goes on behind it."""
-    size = max(1, min(CHUNK, math.ceil(len(images) / FOLDS)))
-    chunks = [part.to(device_of(graphs[0])) for part in images.split(size)]
-    theirs, mine = Walk(graphs[0], chunks), Walk(graphs[1], chunks)
-    del chunks
-    rows = []
-    for i in track(len(sites), progress):
-        site = sites[i]
-        reads = {target(later, shortcuts) for later in sites[i:]}
-        folds: list[lstsq.Sums | None] = [None] * FOLDS
-        for c in range(len(mine.values)):
-            sums = sums_at(site, theirs, mine, c, reads, shortcuts)
-            folds[c % FOLDS] = sums if folds[c % FOLDS] is None else folds[c % FOLDS] + sums
-        folds = [sums for sums in folds if sums is not None]
-        total = reduce(operator.add, folds)
-        check_finite(who, site, total)
-        fit, row = judge(site, folds, total)
-        rows.append(row)
-        if fit is not None:
-            merge_at(net, site, fit.q, fit.bias, *total.mean_and_variance(fit))
-            correct(site, mine, fit)
-    return rows
+    shortcuts: bool,
+    folds: int = 1,
+    fitted: int | None = None,
+) -> Iterator[tuple[Site, list[lstsq.Sums]]]:
+    """Bring teacher and student from site to site; yield each site with the sums of its rows, in up to
+    `folds` parts.
+
+    Args:
+        shortcuts: compare the sums with what an add puts on the features next.
+        fitted: number of chunks whose rows are summed; the chunks behind them only come along. None: all.
+    """
+    for i, site in enumerate(sites):
+        keep = {target(later, shortcuts) for later in sites[i:]}  # the teacher's features still to be read
+        parts: list[lstsq.Sums | None] = [None] * folds
+        for chunk in range(len(mine.values)):
+            if fitted is not None and chunk >= fitted:
+                mine.advance(chunk, site.stop)
+                continue
+            sums, before = _sums_at(site, theirs, mine, chunk, keep, shortcuts), parts[chunk % folds]
+            _check_finite(site, sums)
+            parts[chunk % folds] = sums if before is None else before + sums
+        yield site, [part for part in parts if part is not None]
 
 
-def _look(site: Site, folds: list[lstsq.Sums], total: lstsq.Sums) -> tuple[None, dict[str, Any]]:
-    return None, {"layer": site.name, "error_before": share(float(total.ee), total)}
+def target(site: Site, shortcuts: bool) -> fx.Node:
+    """The teacher's feature to fit; with `shortcuts`, the sum of that feature and its shortcut."""
+    return site.teacher_sum if shortcuts and site.shortcut is not None else site.teacher_node
 
 
-def _given(site: Site, total: lstsq.Sums, q: Tensor) -> tuple[lstsq.Fit, dict[str, Any]]:
-    after = share(lstsq.squared_error(total, q, None), total)
-    return lstsq.Fit(q, None), _look(site, [], total)[1] | {"error_after": after}
+def _sums_at(
+    site: Site, theirs: Stepwise, mine: Stepwise, chunk: int, keep: set[fx.Node], shortcuts: bool
+) -> lstsq.Sums:
+    """Bring one chunk to the site in both networks; return the sums of its rows."""
+    wanted = target(site, shortcuts)
+    there = theirs.advance(chunk, 1 + theirs.place[wanted], keep)[wanted]
+    here = mine.advance(chunk, site.stop)
+    t = there if site.kept is None else there[:, site.kept.to(there.device)]     # (n, C, H, W)
+    x = here[site.node]                                                          # (n, C, H, W)
+    # Added in the teacher's order: where nothing differs, the error is 0 and not a rounding.
+    whole = x + here[site.shortcut] if shortcuts and site.shortcut is not None else x
+    error = t - whole
+    if site.tail and (site.shortcut is None or shortcuts):
+        error = _error_that_survives(error, whole, t, site.tail, mine)
+    return lstsq.Sums.of(x, error, t)
 
 
-def _fit(
-    site: Site, folds: list[lstsq.Sums], total: lstsq.Sums, *, ridge: float, intercept: bool
-) -> tuple[lstsq.Fit | None, dict[str, Any]]:
-    """The fit over all images; its row's held-out error is that of fits to all but one part, on that part."""
-    how = {"intercept": intercept and site.bias, "groups": site.groups}
-    fit = lstsq.solve(total, ridge=ridge, **how)
-    rank, condition = lstsq.rank_and_condition(total, **how)
+def _error_that_survives(
+    error: Tensor, mine: Tensor, theirs: Tensor, tail: Sequence[fx.Node], student: Stepwise
+) -> Tensor:
+    """The error without the pixels at which both networks give the same value after the `tail`, such as a
+    ReLU.
+
+    Example: with relu, -3 in the student and -1 in the teacher both become 0. There is nothing to fit.
+    """
+    return error.masked_fill(student.apply(tail, mine) == student.apply(tail, theirs), 0)
+
+
+def correct(student: Stepwise, site: Site, fit: lstsq.Fit) -> None:
+    """Put the fitted 1x1 conv behind the site in a network under way, so that later sites see its result."""
+    for values in student.values:
+        x = values[site.node]
+        bias = None if fit.bias is None else fit.bias.to(x)
+        x.copy_(F.conv2d(x, fit.q.to(x)[:, :, None, None], bias))  # in place: memory stays in one piece
+
+
+def _error_row(site: Site, sums: lstsq.Sums) -> dict[str, Any]:
+    return {"layer": site.name, "error_before": lstsq.relative(float(sums.ee), sums)}
+
+
+def _report_row(
+    site: Site, folds: list[lstsq.Sums], sums: lstsq.Sums, fit: lstsq.Fit, how: dict[str, Any]
+) -> dict[str, Any]:
+    """One row of the report; the held-out error of a part is that of a fit to all other parts."""
+    rank, condition = lstsq.rank_and_condition(sums, intercept=how["intercept"], groups=how["groups"])
     unseen = math.nan
     if len(folds) > 1:
-        unseen = sum(lstsq.squared_error(part, *lstsq.solve(total - part, ridge=ridge, **how)) for part in folds)
-    _, row = _look(site, folds, total)
-    row |= {
-        "error_after": share(lstsq.squared_error(total, *fit), total),
-        "held_out_error": share(unseen, total),
-        "channels": len(total.x),
+        unseen = sum(lstsq.squared_error(part, lstsq.solve(sums - part, **how)) for part in folds)
+    unknowns = len(sums.x) // site.groups + how["intercept"]
+    return _error_row(site, sums) | {
+        "error_after": lstsq.relative(lstsq.squared_error(sums, fit), sums),
+        "held_out_error": lstsq.relative(unseen, sums),
+        "channels": len(sums.x),
         "rank": rank,
         "condition": condition,
-        "rows": total.rows,
-        "unknowns": len(total.x) // site.groups + how["intercept"],
+        "rows": sums.rows,
+        "unknowns": unknowns,
+        "rows_per_unknown": sums.rows / unknowns,
     }
-    row["rows_per_unknown"] = row["rows"] / row["unknowns"]
-    return (fit if row["error_before"] > 0 else None), row
 
 
-def _check(
-    who: str, teacher: nn.Module, student: nn.Module, images: Tensor, method: str, at: str, ridge: float
-) -> None:
-    check_images(images)
-    if method not in ("closed", "sgd") or at not in ("block", "conv"):
-        raise ValueError(
-            f"{who}: asked for method={method!r}, at={at!r}.\n"
-            f'  method is "closed" (least squares) or "sgd"; at is "block" (each one\'s end) or "conv" (behind each).'
-        )
+def _check_settings(method: str, ridge: float) -> None:
+    if method not in ("closed", "sgd"):
+        raise ValueError(f'method={method!r}; it is "closed" (least squares) or "sgd" (gradient descent).')
     if not (isinstance(ridge, int | float) and 0 <= ridge < math.inf):
-        raise ValueError(f"{who}: ridge={ridge!r}; asked for a number >= 0, such as 0.01.\n  0 switches it off.")
-    check_fits(images, teacher, student)
+        raise ValueError(f"ridge={ridge!r}; asked for a number >= 0, such as 0.01.\n  0 switches it off.")
+
+
+def _check_finite(site: Site, sums: lstsq.Sums) -> None:
+    """Refuse NaN and infinity in the features of either network.
+
+    Raises:
+        ValueError: names the network and the layer.
+    """
+    if not sums.t.isfinite().all():
+        whose, name = "teacher", site.teacher_node.target
+    elif not (sums.xx.isfinite().all() and sums.ee.isfinite()):
+        whose, name = "student", site.name
+    else:
+        return
+    raise ValueError(
+        f"NaN or infinity in the {whose}'s features behind {name}.\n"
+        f"  Look at that network's weights and BatchNorm statistics there; the images themselves are finite."
+    )
 
 
 def _warn_of_another_teacher(teacher: nn.Module, student: nn.Module, kept: Kept | None) -> None:
-    recipe = getattr(student, "fsc_recipe", None)
-    counts = recipe is not None and kept is None and any(edit.get("slices") for edit in recipe["edits"])
-    if counts and recipe["teacher"] != fingerprint(teacher):
+    sliced = any(edit.get("slices") for edit in recipe_of(student))
+    if kept is None and sliced and teacher_of(student) != fingerprint(teacher):
         warn(
-            "fskd: the student's recipe was made for another teacher (its SHA-256 differs from this one's), so the "
+            "the student's recipe was made for another teacher (its SHA-256 differs from this one's), so the "
             "filters that it kept may not be the ones that it names.\n"
-            "  Pass the very teacher that it was pruned from, before any training of it; or the filters, kept={...}."
+            "  Pass the very teacher that it was pruned from, before any training of it; or kept={...}, the filters."
         )
 
 
-def _warn_of_few_rows(rows: list[dict[str, Any]], ridge: float, images: int) -> None:
+def _warn_of_few_rows(rows: list[dict[str, Any]], ridge: float, images: Tensor) -> None:
     few = [row for row in rows if row["rows"] < row["unknowns"]]
-    if few:
-        worst = max(few, key=lambda row: row["unknowns"] / row["rows"])
-        warn(
-            f"fskd: fewer rows (pixels of all images) than unknowns at {', '.join(row['layer'] for row in few)}; the "
-            f"worst: {worst['rows']} rows for {worst['unknowns']} unknowns.\n  "
-            f"About {math.ceil(4 * worst['unknowns'] / worst['rows'] * images)} images would do: four rows an unknown "
-            f"(where both are as many, a fit without a ridge is at its worst). "
-            + (f"The ridge of {ridge:g} keeps these fits near the identity." if ridge else "Without a ridge these fits "
-               "are the ones nearest to the identity; ridge=0.01 guards them against noise.")
-        )
+    if not few:
+        return
+    worst = max(few, key=lambda row: row["unknowns"] / row["rows"])
+    enough = math.ceil(4 * worst["unknowns"] / worst["rows"] * len(images))
+    guard = "Without a ridge these fits are the nearest to the identity; ridge=0.01 guards them against noise."
+    if ridge:
+        guard = f"The ridge of {ridge:g} keeps these fits near the identity."
+    warn(
+        f"fewer rows (pixels of all images) than unknowns at {', '.join(row['layer'] for row in few)}; the "
+        f"worst: {worst['rows']} rows for {worst['unknowns']} unknowns.\n  About {enough} images would do: they "
+        f"give four rows per unknown. (With as many rows as unknowns, a fit without a ridge is at its worst.) "
+        f"{guard}"
+    )

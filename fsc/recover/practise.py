@@ -1,87 +1,35 @@
-"""PRACTISE: which blocks to drop, by how well what is left makes up for each and how much time it saves.
+"""PRACTISE: drop the blocks that are easiest to recover for the time they save, and recover what remains.
 
 Wang, Wu: Practical Network Acceleration with Tiny Sets, CVPR 2023. Judging in closed form is an extension.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 from torch import Tensor, nn
 
-from fsc.arguments import check_fits, check_images
-from fsc.compress.blocks import check_droppable, drop_blocks, droppable_blocks
-from fsc.graph.tracing import trace
+from fsc.arguments import check_fits, check_images, renamed
+from fsc.compress.blocks import drop_blocks, droppable_blocks
 from fsc.recover.fskd import fskd
 from fsc.recover.mir import mir
-from fsc.recover.recoverability import evidence, savings
-from fsc.runtime import Progress, clone, public
-from fsc.surgery.recipe import recipe_of, with_edit
+from fsc.recover.recoverability import check_method, check_timed, latency_saved, recoverability
+from fsc.runtime import Progress, frozen_copy, public
+from fsc.surgery.recipe import put_in_front, set_aside, with_edit
 
 
-@public
-def recoverability(
-    teacher: nn.Module,
-    images: Tensor,
-    *,
-    method: str = "closed",
-    blocks: Sequence[str] | None = None,
-    steps: int = 1000,
-    lr: float = 0.02,
-    batch_size: int = 64,
-    held_out: float = 0.2,
-    latency: bool = True,
-    seed: int = 0,
-    progress: Progress | None = None,
-) -> pd.DataFrame:
-    """What each block costs to lose: dropped alone, how near what is left comes to the teacher's feature.
-
-    The loss is MiR's: the mean squared error, over N, C, H and W, of the feature before global average pooling.
-
-    Args:
-        teacher: not changed; its device is where the work is done.
-        images: (N, C, H, W), normalised, unlabelled.
-        method: "closed" (extension): the block before the hole absorbs it by least squares, and FSKD's sweep goes on
-            behind it; one pass of the teacher serves all blocks. "sgd" (published): 1x1 adaptors behind the last convs
-            of the stage's earlier blocks and before the first convs that read it behind the hole; they alone are
-            trained, for each block anew, and thrown away (steps, lr, batch_size are its own).
-        blocks: names; all of `droppable_blocks` by default.
-        held_out: share of the images that no fit sees.
-        latency: time the nets, one image at a time.
-        progress: called with (done, in all) of each part of the work.
-
-    Returns:
-        A row a block (index: block), in order of execution. dropped_mse: the loss when merely dropped. recoverability:
-        when made up for, on the fitted images; held_out_recoverability: on the others. latency_saved: share of the
-        teacher's time, at least 0.001; latency_measurable: whether it is more than noise. score: recoverability /
-        latency_saved, the lower the better to drop; without `latency`, recoverability. cosine: between what the block
-        reads and what it makes, mean over the images. seconds: of the work for this block.
-
-    Raises:
-        ValueError: images that the net does not take; no blocks, or some that cannot be dropped, with the reason.
-        NotTraceable: `torch.fx` cannot follow the net.
-        FloatingPointError: "sgd" diverged.
-
-    Warns of blocks that nothing can make up for, and of those whose saving is not measurable.
-
-    >>> fsc.recoverability(teacher, few.images).sort_values("score").index[:3]
-    """
-    who = "recoverability"
-    names = _checked(who, teacher, images, method, blocks, held_out)
-    source = clone(teacher).eval().requires_grad_(False)
-    saved = savings(who, source, names, images, progress) if latency else None
-    how = {"method": method, "steps": steps, "lr": lr, "batch_size": batch_size, "held_out": held_out, "seed": seed}
-    return evidence(who, source, images, names, [], saved, **how, progress=progress)
-
-
+@renamed(blocks="count")
 @public
 def practise(
     teacher: nn.Module,
     images: Tensor,
     *,
-    blocks: int | None = None,
+    count: int | None = None,
     latency_reduction: float | None = None,
     method: str = "closed",
+    scoring_steps: int = 1000,
+    scoring_lr: float = 0.02,
+    held_out: float = 0.2,
     rescore: bool = False,
     recover: str | None = "closed",
     mimic_steps: int = 2000,
@@ -91,149 +39,146 @@ def practise(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> nn.Module:
-    """Drop the blocks that cost least for the time they take, and recover what is left.
+    """A faster student: the teacher without the blocks that cost least for the time they take, recovered.
 
-    Published: `method="sgd"`, `recover=None`: the blocks of the lowest scores at once, then MiR.
+    Published: `method="sgd"`, `recover=None`: the blocks of the lowest scores are dropped at once, then MiR
+    follows.
 
     Args:
-        teacher: not changed; its device is where the work is done. A student goes too: its recipe is continued.
-        images: (N, C, H, W), normalised, unlabelled.
-        blocks: how many to drop; or
-        latency_reduction: the share of the teacher's time to save, inside (0, 1), by the sum of the blocks' savings.
-        method: of `recoverability`.
-        rescore: judge all that remain again after each drop, together with what is dropped already (extension).
-        recover: "closed" runs `fskd` on the dropped net (extension); None does not.
-        mimic_steps: of `mir`, with lr and batch_size; 0 leaves it out.
-        timed: what dropping each block saves, from a table of `recoverability` for this teacher; None: measured now.
-        progress: called with (done, in all) of each part of the work.
+        teacher: it is not changed; the work is done on its device. It may be a student: its recipe is
+            continued.
+        images: (N, C, H, W), normalised, unlabelled; or a sample of a task.
+        count: number of blocks to drop; or
+        latency_reduction: the share of the teacher's time to save, inside (0, 1), as the sum of the blocks'
+            savings.
+        method: of `recoverability`, as are scoring_steps and scoring_lr (the steps and lr of "sgd") and
+            held_out.
+        rescore: after each drop, judge again all blocks that remain, together with those dropped already
+            (extension).
+        recover: "closed" runs `fskd` on the student (extension); None does not.
+        mimic_steps: steps of `mir`, with `lr`; 0 leaves it out. `batch_size` serves `mir` and the scoring by
+            "sgd".
+        timed: the time that dropping each block saves, from a table of `recoverability` for this teacher;
+            None: it is measured now.
+        progress: called with (done, total) of each part of the work.
 
     Returns:
-        The student, where the teacher lives, in eval mode. `fsc.report_of(it, "practise")` is the evidence: the table
-        of `recoverability`, and which were chosen; with `rescore` one for each round.
+        The student, where the teacher lives, in eval mode. `fsc.report_of(it, "practise")` is the evidence:
+        the table of `recoverability`, and which blocks were chosen; with `rescore` one table for each round.
 
     Raises:
-        ValueError: not one of `blocks` and `latency_reduction`; more than there is, with what can be reached.
-        Everything that `recoverability` and `mir` raise.
+        ValueError: not exactly one of `count` and `latency_reduction`; more than there is, with what can be
+        reached. Everything that `recoverability` and `mir` raise.
 
-    >>> student = fsc.practise(teacher, few.images, blocks=3)
+    >>> student = fsc.practise(teacher, few, count=3)
     >>> fsc.report_of(student, "practise").query("chosen").block
     """
-    who = "practise"
-    if recover not in ("closed", None) or mimic_steps < 0:
-        raise ValueError(
-            f"{who}: recover={recover!r}, mimic_steps={mimic_steps}.\n"
-            f'  recover is "closed" or None, mimic_steps at least 0.'
-        )
-    names = _checked(who, teacher, images, method, None, 0.2)
-    _check_wish(blocks, latency_reduction, names)
-    source = clone(teacher).eval().requires_grad_(False)
-    made = vars(source).pop("fsc_recipe", None)  # of a teacher that is a student itself: to its own it is the teacher
-    saved = savings(who, source, names, images, progress) if timed is None else _checked_times(timed, names)
-    if latency_reduction is not None:
-        _check_reach(latency_reduction, saved)
-    how = {"method": method, "steps": 1000, "lr": 0.02, "batch_size": batch_size, "held_out": 0.2, "seed": seed}
-    chosen, rows = _choose(who, source, images, names, saved, blocks, latency_reduction, rescore, how, progress)
+    images, source = check_images(images), frozen_copy(teacher)
+    earlier = set_aside(source)                         # the recipe of a teacher that is a student itself
+    names = _check_asked(source, images, count, latency_reduction, method, recover, mimic_steps)
+    if timed is None:
+        timed = latency_saved(source, names, images[:1], progress=progress)
+    timed = check_timed(timed, names)
+    enough = _target(count, latency_reduction, timed)
+
+    def score(dropped: list[str]) -> pd.DataFrame:      # R / tau of every block that remains
+        remaining = [name for name in names if name not in dropped]
+        return recoverability(source, images, blocks=remaining, dropped=dropped, method=method, timed=timed,
+                              steps=scoring_steps, lr=scoring_lr, batch_size=batch_size, held_out=held_out,
+                              seed=seed, progress=progress)
+
+    chosen, rows = _choose(score, enough, rescore, only_measurable=latency_reduction is not None)
     student = drop_blocks(source, [name for name in names if name in chosen], example=images[:1])
-    asked = {"blocks": blocks, "latency_reduction": latency_reduction, "method": method, "rescore": bool(rescore)}
-    asked |= {"recover": recover, "mimic_steps": int(mimic_steps), "seed": int(seed), "images": len(images)}
-    with_edit(student, student, {"edit": "practise", "asked": asked, "slices": {}, "report": rows})
+    asked = {"count": count, "latency_reduction": latency_reduction, "method": method}
+    asked |= {"rescore": bool(rescore), "recover": recover, "mimic_steps": int(mimic_steps)}
+    asked |= {"seed": int(seed), "images": len(images)}
+    student = with_edit(student, student, {"edit": "practise", "asked": asked, "slices": {}, "report": rows})
     if recover == "closed":
         student = fskd(source, student, images, progress=progress)
     if mimic_steps:
-        how = {"steps": mimic_steps, "lr": lr, "batch_size": batch_size, "seed": seed}
-        student = mir(source, student, images, **how, progress=progress)
-    if made is not None:
-        student.fsc_recipe = {"teacher": made["teacher"], "edits": [*made["edits"], *recipe_of(student)]}
-    return student
+        student = mir(source, student, images, steps=mimic_steps, lr=lr, batch_size=batch_size, seed=seed,
+                      progress=progress)
+    return put_in_front(student, earlier)
 
 
 def _choose(
-    who: str,
-    source: nn.Module,
-    images: Tensor,
-    names: list[str],
-    saved: pd.DataFrame,
-    blocks: int | None,
-    latency_reduction: float | None,
+    score: Callable[[list[str]], pd.DataFrame],
+    enough: Callable[[list[str]], bool],
     rescore: bool,
-    how: dict[str, Any],
-    progress: Progress | None,
+    only_measurable: bool,
 ) -> tuple[list[str], list[dict[str, Any]]]:
-    """The blocks to drop, the best first, and the rows of the report."""
+    """The blocks to drop, the lowest score first, and the rows of the report.
+
+    Args:
+        score: blocks dropped already -> the table of those that remain.
+        only_measurable: pass over blocks whose saving is noise: they would add nothing to the time saved.
+    """
     chosen: list[str] = []
     rows: list[dict[str, Any]] = []
-
-    def enough() -> bool:
-        return len(chosen) >= blocks if blocks else saved.latency_saved[chosen].sum() >= latency_reduction
-
-    while not enough():
-        left = [name for name in names if name not in chosen]
-        table = evidence(who, source, images, left, chosen, saved, **how, progress=progress)
-        ranked = table.sort_values("score", kind="stable").index
-        if latency_reduction is not None:  # what cannot be measured adds nothing to the sum
-            ranked = [name for name in ranked if saved.latency_measurable[name]]
+    while not enough(chosen):
+        table = score(chosen)
+        ranked = table.sort_values("score", kind="stable")
+        if only_measurable:
+            ranked = ranked[ranked.latency_measurable]
         first = len(chosen)
-        for name in ranked[:1] if rescore else ranked:
-            if not enough():
+        for name in ranked.index[:1] if rescore else ranked.index:
+            if not enough(chosen):
                 chosen.append(name)
-        found = table.reset_index().assign(chosen=table.index.isin(chosen[first:]))
-        rows += [{"round": 1 + first, **row} for row in found.to_dict("records")]
+        judged = table.reset_index().assign(chosen=table.index.isin(chosen[first:]))
+        rows += [{"round": 1 + first, **row} for row in judged.to_dict("records")]
     return chosen, rows
 
 
-def _checked(
-    who: str, teacher: nn.Module, images: Tensor, method: str, blocks: Sequence[str] | None, held_out: float
-) -> list[str]:
-    """The names of the blocks to judge, in order of execution."""
-    check_images(images)
-    if method not in ("closed", "sgd"):
-        raise ValueError(f'{who}: method={method!r}; it is "closed" (least squares) or "sgd" (as published).')
-    if not 0 <= held_out < 1:
-        raise ValueError(f"{who}: held_out={held_out} is no share in [0, 1).\n  0.2 keeps a fifth of the images out.")
-    check_fits(images, teacher)
-    if blocks is None:
-        return droppable_blocks(teacher, images[:1])
-    if isinstance(blocks, str) or not len(blocks):
-        raise ValueError(f"{who}: blocks={blocks!r}; asked for a list of names, or None for all that can be dropped.")
-    graph = trace(teacher, images)
-    check_droppable(who, teacher, graph, blocks, together=False)
-    order = [name for name, _ in teacher.named_modules()]
-    return sorted(dict.fromkeys(blocks), key=order.index)
+def _target(
+    count: int | None, latency_reduction: float | None, timed: pd.DataFrame
+) -> Callable[[list[str]], bool]:
+    """A function that says whether the chosen blocks reach what was asked for.
 
-
-def _check_wish(blocks: int | None, latency_reduction: float | None, names: list[str]) -> None:
-    if (blocks is None) == (latency_reduction is None):
+    Raises:
+        ValueError: all blocks together do not; says what they save.
+    """
+    if count is not None:
+        return lambda chosen: len(chosen) >= count
+    real = timed.latency_saved[timed.latency_measurable]
+    if real.sum() < latency_reduction:
         raise ValueError(
-            f"practise: blocks={blocks}, latency_reduction={latency_reduction}; asked for one of the two.\n"
-            f"  blocks=3 drops three; latency_reduction=0.2 as many as save a fifth of the time."
+            f"latency_reduction={latency_reduction} is beyond reach: all {len(real)} blocks whose saving is "
+            f"measurable here (of {len(timed)}) save {real.sum():.2f} together.\n"
+            f"  Ask for less, or name a number of blocks."
         )
-    if blocks is not None and (isinstance(blocks, bool) or blocks != int(blocks) or not 1 <= blocks <= len(names)):
+    return lambda chosen: timed.latency_saved[chosen].sum() >= latency_reduction
+
+
+def _check_asked(
+    teacher: nn.Module,
+    images: Tensor,
+    count: int | None,
+    latency_reduction: float | None,
+    method: str,
+    recover: str | None,
+    mimic_steps: int,
+) -> list[str]:
+    """The blocks that can be dropped."""
+    if recover not in ("closed", None) or mimic_steps < 0:
         raise ValueError(
-            f"practise: blocks={blocks}; this net has {len(names)} that can be dropped: {', '.join(names)}.\n"
+            f"recover={recover!r}, mimic_steps={mimic_steps}.\n"
+            f'  recover is "closed" or None, mimic_steps at least 0.'
+        )
+    check_method(method)
+    check_fits(images, teacher)
+    names = droppable_blocks(teacher, example=images[:1])
+    if (count is None) == (latency_reduction is None):
+        raise ValueError(
+            f"count={count}, latency_reduction={latency_reduction}; asked for one of the two.\n"
+            f"  count=3 drops three blocks; latency_reduction=0.2 as many as save a fifth of the time."
+        )
+    if count is not None and (isinstance(count, bool) or count != int(count) or not 1 <= count <= len(names)):
+        raise ValueError(
+            f"count={count}; this network has {len(names)} blocks that can be dropped: {', '.join(names)}.\n"
             f"  Ask for 1 to {len(names)}."
         )
     if latency_reduction is not None and not 0 < latency_reduction < 1:
         raise ValueError(
-            f"practise: latency_reduction={latency_reduction} is not inside (0, 1); 0.2 saves a fifth of the time."
+            f"latency_reduction={latency_reduction} is not inside (0, 1); 0.2 saves a fifth of the time."
         )
-
-
-def _checked_times(timed: pd.DataFrame, names: list[str]) -> pd.DataFrame:
-    columns = ["latency_saved", "latency_measurable"]
-    lacking = [name for name in columns if name not in timed] or [name for name in names if name not in timed.index]
-    if lacking:
-        raise ValueError(
-            f"practise: timed has no {', '.join(lacking)}.\n"
-            f"  Pass a table of fsc.recoverability, with its latency, for all blocks of this teacher; or leave it out."
-        )
-    return timed.loc[names, columns]
-
-
-def _check_reach(latency_reduction: float, saved: pd.DataFrame) -> None:
-    real = saved.latency_saved[saved.latency_measurable]
-    if real.sum() < latency_reduction:
-        raise ValueError(
-            f"practise: latency_reduction={latency_reduction} is beyond reach: all {len(real)} blocks whose saving is "
-            f"measurable here (of {len(saved)}) save {real.sum():.2f} together.\n"
-            f"  Ask for less, or name a number of blocks."
-        )
+    return names

@@ -1,128 +1,201 @@
-"""What speaks for dropping each block: its loss by either method, the time that it takes, and both as one score."""
+"""Recoverability of blocks: how well the rest of the network makes up for each, and how much time dropping it
+saves.
+
+Wang, Wu: Practical Network Acceleration with Tiny Sets, CVPR 2023.
+"""
 
 import math
-import time
-from typing import Any
+from collections.abc import Sequence
 
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from fsc.compress.blocks import hollow
-from fsc.graph.backbone import cut
-from fsc.recover.match import CHUNK
-from fsc.recover.recoverability_closed import Candidate, mean_squared, try_all
-from fsc.recover.recoverability_sgd import train_around
-from fsc.recover.savings import latency_saved
-from fsc.runtime import Progress, device_of, evaluating, quiet, track, warn
+from fsc.arguments import check_fits, check_images
+from fsc.compress.blocks import check_droppable, droppable_blocks, without_blocks
+from fsc.graph.backbone import cut_backbone
+from fsc.graph.module_regions import regions
+from fsc.graph.tracing import trace
+from fsc.measure.latency import SAME, latency
+from fsc.recover.candidate_blocks import Candidate, Trial
+from fsc.recover.fskd import CHUNK
+from fsc.recover.recoverability_closed import judge_in_closed_form
+from fsc.recover.recoverability_sgd import judge_by_sgd
+from fsc.recover.training import Training, split
+from fsc.runtime import Progress, device_of, frozen_copy, public, warn
+
+FLOOR = 0.001
+"""The smallest saving of time that counts. A saving measured as -0.1 % would give a negative score that sorts
+first."""
+
+COLUMNS = ["dropped_mse", "recoverability", "held_out_recoverability", "latency_saved", "latency_measurable",
+           "score", "cosine", "seconds"]
 
 
-def evidence(
-    who: str,
-    source: nn.Module,
+@public
+@torch.no_grad()
+def recoverability(
+    teacher: nn.Module,
     images: Tensor,
-    names: list[str],
-    gone: list[str],
-    saved: pd.DataFrame | None,
     *,
-    method: str,
-    held_out: float,
-    seed: int,
-    progress: Progress | None,
-    **sgd: Any,
+    method: str = "closed",
+    blocks: Sequence[str] | None = None,
+    dropped: Sequence[str] = (),
+    steps: int = 1000,
+    lr: float = 0.02,
+    batch_size: int = 64,
+    held_out: float = 0.2,
+    latency: bool = True,
+    timed: pd.DataFrame | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """The table of `recoverability`: a row a name, when dropped together with all that are `gone`.
+    """A table with the cost of losing each block: it is dropped alone, and the rest is brought back to the
+    teacher.
+
+    The loss is MiR's: the mean squared error, over N, C, H and W, of the feature before global average
+    pooling.
 
     Args:
-        source: the teacher, or a copy, its parameters frozen; training changes its memory format for a while.
-        saved: of `savings`, or None for a table without times.
-        sgd: steps, lr and batch_size of method "sgd".
+        teacher: it is not changed; the work is done on its device.
+        images: (N, C, H, W), normalised, unlabelled; or a sample of a task.
+        method: "closed" (extension): the block before the dropped one absorbs it by least squares, and FSKD's
+            sweep goes on behind it. "sgd" (published): 1x1 adaptors stand behind the last convs of the
+            stage's earlier blocks, and before the first convs that read the stream behind the dropped block.
+            Only they are trained, for each block from the start, and then thrown away; `steps`, `lr` and
+            `batch_size` belong to it.
+        blocks: names; by default all of `droppable_blocks`.
+        dropped: names of blocks that are gone already: every candidate is dropped together with them.
+        held_out: share of the images that no fit sees.
+        latency: whether to time the networks, one image at a time.
+        timed: an earlier table of this teacher, with its latency; then nothing is timed.
+        progress: called with (done, total) of each part of the work.
+
+    Returns:
+        One row per block (index: block), in the order of execution. dropped_mse: the loss when the block is
+        merely dropped. recoverability: the loss after recovery, on the fitted images;
+        held_out_recoverability: on the others.
+        latency_saved: share of the teacher's time, at least 0.001; latency_measurable: whether it is more
+            than noise.
+        score: recoverability / latency_saved, the lower the better to drop; without times, the
+            recoverability. cosine:
+        similarity of the block's input and output, mean over the images. seconds: duration of the work.
+
+    Raises:
+        ValueError: the network does not take the images; there are no blocks, or some cannot be dropped, with
+        the
+            reason; held_out keeps no image, or all of them; `timed` lacks a column or a block.
+        NotTraceable: `torch.fx` cannot follow the network.
+        FloatingPointError: training with "sgd" diverged.
+
+    Warns of blocks that nothing can make up for, and of blocks whose saving is not measurable.
+
+    >>> fsc.recoverability(teacher, few).sort_values("score").index[:3]
     """
-    example, device = images[:1].to(device_of(source)), device_of(source)
-    fitted, unseen = _split(images, held_out, seed)
-    chunks = [chunk.to(device) for part in (fitted, unseen) for chunk in part.split(CHUNK) if len(chunk)]
-    body = cut(who, source, example).body
-    candidates = []
-    for name in names:
-        net = hollow(source, [*gone, name])
-        candidates.append(Candidate(name, [*gone, name], net, cut(who, net, example).body))
-    count = math.ceil(len(fitted) / CHUNK)
-    with torch.no_grad():
-        shown = progress if method == "closed" else quiet
-        rows = try_all(who, body, candidates, chunks, count, fit=method == "closed", progress=shown)
-    if method == "sgd":
-        _train_all(who, body, candidates, rows, chunks, count, fitted, seed=seed, **sgd, progress=progress)
-    if lost := [name for name, row in zip(names, rows, strict=True) if not row.pop("sites")]:
-        warn(
-            f"{who}: no conv before or behind can make up for {', '.join(lost)}.\n"
-            f"  Their recoverability is what merely dropping them costs."
-        )  # fmt: skip
+    images = check_images(images)
+    names, dropped = _check_asked(teacher, images, method, blocks, dropped), list(dropped)
+    fitted, unseen = split(images, held_out, seed)
+    source = frozen_copy(teacher)
+    body = cut_backbone(source, images[:1]).body
+    candidates = [Candidate.of(source, name, dropped, images[:1]) for name in names]
+    if timed is not None:
+        timed = check_timed(timed, [*names, *dropped])
+    elif latency:
+        timed = latency_saved(source, [*names, *dropped], images[:1], progress=progress)
+    parts = [part.to(device_of(teacher)) for half in (fitted, unseen) for part in half.split(CHUNK) if len(part)]
+    trial = Trial(parts, math.ceil(len(fitted) / CHUNK), [body(part) for part in parts])
+    if method == "closed":
+        rows = judge_in_closed_form(body, candidates, trial, progress)
+    else:
+        rows = judge_by_sgd(body, candidates, trial, fitted, Training(steps, lr, batch_size, seed, progress))
     table = pd.DataFrame(rows, index=pd.Index(names, name="block"))
+    _warn_of_blocks_without_recovery(table)
     table["score"] = table.recoverability
-    if saved is not None:
-        table = table.join(saved)
-        table["score"] /= saved.latency_saved[names] + saved.latency_saved[gone].sum()
-        table.attrs |= saved.attrs
-    columns = ["dropped_mse", "recoverability", "held_out_recoverability", "latency_saved", "latency_measurable"]
-    return table[[name for name in [*columns, "score", "cosine", "seconds"] if name in table]]
+    if timed is not None:
+        table = table.join(timed)
+        # The score of the paper, R / tau: tau is the time saved by this block and those dropped already.
+        table["score"] /= timed.latency_saved[names] + timed.latency_saved[dropped].sum()
+        table.attrs |= timed.attrs
+    return table[[name for name in COLUMNS if name in table]]
 
 
-def _train_all(
-    who: str,
-    body: nn.Module,
-    candidates: list[Candidate],
-    rows: list[dict[str, float]],
-    chunks: list[Tensor],
-    count: int,
-    images: Tensor,
-    *,
-    steps: int,
-    seed: int,
-    progress: Progress | None,
-    **sgd: Any,
-) -> None:
-    """Write into each candidate's row what it reaches with trained adaptors."""
-    with torch.no_grad():
-        wanted = [body(chunk) for chunk in chunks]
-    ticks = track(len(candidates) * steps, progress)
-    next(ticks)
-    for candidate, row in zip(candidates, rows, strict=True):
-        begin = time.perf_counter()
-        holes = [node for node in candidate.body.graph.nodes if node.target in candidate.dropped]
-        net, adaptors = train_around(
-            who, body, candidate.body, holes, images, steps=steps, seed=seed, **sgd,
-            progress=lambda done, total: next(ticks, None),
-        )  # fmt: skip
-        with torch.no_grad(), evaluating(net):
-            found = [net(chunk) for chunk in chunks]
-        row["recoverability"] = mean_squared(found[:count], wanted[:count])
-        row["held_out_recoverability"] = mean_squared(found[count:], wanted[count:])
-        row["sites"] = len(adaptors)
-        row["seconds"] += time.perf_counter() - begin
-
-
-def savings(
-    who: str,
-    source: nn.Module,
-    names: list[str],
-    images: Tensor,
-    progress: Progress | None,
+def latency_saved(
+    teacher: nn.Module,
+    names: Sequence[str],
+    example: Tensor,
     *,
     threads: int | None = None,
+    progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """The share of time that dropping each block saves; warns of those that are not measurable."""
-    dropped = {name: hollow(source, [name]) for name in names}
-    saved = latency_saved(source, dropped, images[:1], threads=threads, progress=progress)
-    if noise := [name for name in names if not saved.latency_measurable[name]]:
+    """The share of the teacher's time that dropping each block saves, and whether it is more than noise.
+
+    All networks are timed in turn, interleaved. Blocks of the same structure that read the same shape share
+    the median of their times. `latency_measurable` is False where the 95 % interval of the ratio reaches 1 -
+    0.02, the difference between copies of one network. No saving counts as less than `FLOOR`.
+
+    Args:
+        names: blocks that can be dropped.
+        example: (1, C, H, W), the batch that is timed.
+        threads: of the CPU, as in `fsc.latency`.
+    """
+    inside = regions(trace(teacher, example))
+    alike = [f"{inside[name].reads[0].meta['shape']} {teacher.get_submodule(name)}" for name in names]
+    dropped = {name: without_blocks(teacher, [name]) for name in names}
+    timed = latency({"the teacher": teacher, **dropped}, example, threads=threads, progress=progress)
+    shared = timed.iloc[1:].groupby(alike)[["ratio", "high"]].transform("median")
+    table = pd.DataFrame(
+        {"latency_saved": (1 - shared.ratio).clip(lower=FLOOR), "latency_measurable": shared.high < 1 - SAME}
+    )
+    table.attrs["measured"] = timed.attrs["measured"]
+    if noise := [name for name in names if not table.latency_measurable[name]]:
         warn(
-            f"{who}: the time that dropping saves is not measurable for {', '.join(noise)}: no more than noise here.\n"
-            f"  Neither are their scores; measure where nothing else runs."
-        )  # fmt: skip
-    return saved
+            f"the time that dropping saves is not measurable for {', '.join(noise)}: "
+            f"no more than noise here.\n"
+            f"  Their scores are not measurable either; measure where nothing else runs."
+        )
+    return table
 
 
-def _split(images: Tensor, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
-    """The images that are fitted, and those held out, drawn by the seed; one image is fitted."""
-    count = min(max(1, round(held_out * len(images))), len(images) - 1) if held_out else 0
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).to(images.device)
-    return images[order[count:]], images[order[:count]]
+def check_method(method: str) -> None:
+    if method not in ("closed", "sgd"):
+        raise ValueError(f'method={method!r}; it is "closed" (least squares) or "sgd" (as published).')
+
+
+def check_timed(timed: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The times of these blocks, from an earlier table."""
+    columns = ["latency_saved", "latency_measurable"]
+    lacking = [name for name in columns if name not in timed]
+    lacking = lacking or [name for name in names if name not in timed.index]
+    if lacking:
+        raise ValueError(
+            f"timed has no {', '.join(lacking)}.\n"
+            f"  Pass a table of fsc.recoverability, with its latency, for all blocks of this teacher; or omit it."
+        )
+    return timed.loc[list(names), columns]
+
+
+def _check_asked(
+    teacher: nn.Module, images: Tensor, method: str, blocks: Sequence[str] | None, dropped: Sequence[str]
+) -> list[str]:
+    """The names of the blocks to judge, in the order of execution."""
+    check_method(method)
+    check_fits(images, teacher)
+    for asked in (blocks, dropped):
+        if isinstance(asked, str):
+            raise ValueError(f"blocks={asked!r}; asked for a list of names, or None for all droppable blocks.")
+    if blocks is None:
+        found = droppable_blocks(teacher, example=images[:1])
+        blocks = [name for name in found if name not in dropped]
+    if not len(blocks):
+        raise ValueError("blocks=[]; asked for a list of names, or None for all droppable blocks.")
+    check_droppable(teacher, trace(teacher, images), [*blocks, *dropped], together=False)
+    order = [name for name, _ in teacher.named_modules()]
+    return sorted(dict.fromkeys(blocks), key=order.index)
+
+
+def _warn_of_blocks_without_recovery(table: pd.DataFrame) -> None:
+    if lost := table.index[table.sites == 0].tolist():
+        warn(
+            f"no conv before or behind can make up for {', '.join(lost)}.\n"
+            f"  Their recoverability is the loss of merely dropping them."
+        )

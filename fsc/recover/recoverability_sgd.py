@@ -1,7 +1,11 @@
-"""PRACTISE's own way to judge a dropped block: adaptors around the hole, trained by SGD, and thrown away again.
+"""Recoverability as published: adaptors around the dropped block are trained by SGD, and thrown away again.
 
 Wang, Wu: Practical Network Acceleration with Tiny Sets, CVPR 2023.
 """
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -9,121 +13,126 @@ from torch import Tensor, fx, nn
 
 from fsc.graph import operations
 from fsc.graph.channels import follow_channels
-from fsc.graph.tracing import module_of
-from fsc.recover.adaptors import Adaptor, put_behind
-from fsc.recover.training import descend
-from fsc.runtime import Progress
+from fsc.graph.stepwise import Stepwise
+from fsc.graph.tracing import module_of, walk_from
+from fsc.recover.adaptors import Adaptor, put_before, put_behind
+from fsc.recover.candidate_blocks import Candidate, Trial, merely_dropped
+from fsc.recover.training import Training, descend
+from fsc.runtime import nested
 
 
-def places(graph: fx.GraphModule, holes: list[fx.Node]) -> tuple[list[fx.Node], list[fx.Node]]:
-    """The convs that make the stream which passes the holes, before them; and those that read it, behind them.
+def judge_by_sgd(
+    teacher: fx.GraphModule, candidates: Sequence[Candidate], trial: Trial, images: Tensor, training: Training
+) -> list[dict[str, float]]:
+    """One row per candidate: its losses when merely dropped, and with adaptors trained around the dropped
+    block.
 
-    In a ResNet the first are the last conv of each earlier block of the stage and its downsample conv, the others the
-    first conv of each later block of the stage, the next stage's first and its downsample conv. Found by the channels:
-    a stream is what adds make one. A conv that reads the images, a stem, gets none, as published.
+    Args:
+        images: (N, C, H, W), those to fit.
     """
-    ports = follow_channels(graph).ports
-    sides: dict[str, dict[str, set[int]]] = {"in": {}, "out": {}}
-    for port in ports:
-        sides[port.side][port.name] = set(port.labels.tolist())
-    makers = {port.name for port in ports if port.makes}
-    order = list(graph.graph.nodes)
+    rows = []
+    for i, candidate in enumerate(candidates):
+        begin = time.perf_counter()
+        row = merely_dropped(Stepwise(teacher, trial.chunks), candidate, trial)
+        each = replace(training, progress=nested(training.progress, i, len(candidates)))
+        adapted, adaptors = train_around(teacher, candidate.body, candidate.dropped, images, each)
+        found = [adapted(chunk) for chunk in trial.chunks]
+        row["recoverability"], row["held_out_recoverability"] = trial.losses(found)
+        rows.append(row | {"sites": len(adaptors), "seconds": time.perf_counter() - begin})
+    return rows
+
+
+def train_around(
+    teacher: nn.Module, graph: fx.GraphModule, dropped: list[fx.Node], images: Tensor, training: Training
+) -> tuple[fx.GraphModule, dict[tuple[str, str], Adaptor]]:
+    """The network without the blocks, with trained adaptors; everything else is frozen and in eval mode.
+
+    Args:
+        teacher: images -> its feature before pooling; frozen.
+        graph: the network without the blocks, images -> its feature; its parameters must be frozen.
+    """
+    adapted, adaptors = with_adaptors(graph, *places(graph, dropped))
+
+    def loss_of(batch: Tensor) -> Tensor:
+        with torch.no_grad():
+            wanted = teacher(batch)                                        # (B, C, H, W)
+        return F.mse_loss(adapted(batch), wanted)
+
+    if adaptors:
+        descend(adapted, loss_of, images, training, beside=[teacher])
+    return adapted, adaptors
+
+
+def places(graph: fx.GraphModule, dropped: list[fx.Node]) -> tuple[list[fx.Node], list[fx.Node]]:
+    """The convs before the dropped blocks that make the stream passing them, and the convs behind that read
+    it.
+
+    In a ResNet the convs before are the last conv of each earlier block of the stage and its downsample conv.
+    The convs behind are the first conv of each later block of the stage, and the next stage's first conv and
+    downsample conv. They are found by following channels: adds make the channels of a stream one. A stem, a
+    conv that reads the images, gets no adaptor, as published. """
+    sides = follow_channels(graph).ports
+    read = {side.name: set(side.labels.tolist()) for side in sides if side.side == "in"}
+    made = {side.name: set(side.labels.tolist()) for side in sides if side.side == "out"}
+    makers = {side.name for side in sides if side.makes}
+    order = {node: i for i, node in enumerate(graph.graph.nodes)}
+    convs = [node for node in order if isinstance(module_of(graph, node), nn.Conv2d)]
     before: set[fx.Node] = set()
     behind: set[fx.Node] = set()
-    for hole in holes:
-        stream = _stream(graph, hole, sides)
-        here = order.index(hole)
-        convs = [node for node in order if isinstance(module_of(graph, node), nn.Conv2d)]
-        reading = {node for node in convs if sides["in"].get(node.target, set()) & stream}
-        making = {node for node in convs if node.target in makers and sides["out"][node.target] & stream}
-        before |= {node for node in making if order.index(node) < here and not _reads_images(graph, node)}
-        behind |= {node for node in reading if order.index(node) > here}
+    for block in dropped:
+        stream = _nearest(graph, block, made, lambda node: node.all_input_nodes)
+        stream |= _nearest(graph, block, read, lambda node: list(node.users))
+        making = [node for node in convs if node.target in makers and made[node.target] & stream]
+        reading = [node for node in convs if read.get(node.target, set()) & stream]
+        before |= {node for node in making if order[node] < order[block] and not _reads_images(graph, node)}
+        behind |= {node for node in reading if order[node] > order[block]}
     return [node for node in order if node in before], [node for node in order if node in behind]
 
 
 def with_adaptors(
     graph: fx.GraphModule, before: list[fx.Node], behind: list[fx.Node]
 ) -> tuple[fx.GraphModule, dict[tuple[str, str], Adaptor]]:
-    """The graph with adaptors, identities so far, and the adaptors by ("after" or "before", conv).
+    """The graph with adaptors, each the identity so far; and the adaptors by ("after" or "before", conv).
 
-    One sits right behind each conv that is `before` the hole, ahead of its BatchNorm; one right before each that is
-    `behind` it. The other modules are those of `graph`, not copies.
-    """
-    copied, twins = fx.Graph(), {}
-    copied.output(copied.graph_copy(graph.graph, twins))
+    One adaptor stands right behind each conv of `before`, ahead of its BatchNorm, and one right before each
+    conv of `behind`. The other modules are those of `graph`, not copies. """
+    copied, copy_of = fx.Graph(), {}
+    copied.output(copied.graph_copy(graph.graph, copy_of))
     adapted = fx.GraphModule(graph, copied)
     adaptors = {}
     for side, nodes in (("after", before), ("before", behind)):
         for node in nodes:
-            conv, twin = module_of(graph, node), twins[node]
+            conv = module_of(graph, node)
             channels = conv.out_channels if side == "after" else conv.in_channels
             adaptor = Adaptor(channels, conv.groups).to(conv.weight.device, conv.weight.dtype)
             adaptors[side, node.target] = adaptor
-            name = f"adaptor_{len(adaptors)}"
-            if side == "after":
-                put_behind(adapted, twin, name, adaptor)
-            else:
-                adapted.add_submodule(name, adaptor)
-                read = twin.all_input_nodes[0]
-                with copied.inserting_before(twin):
-                    new = copied.call_module(name, (read,))
-                twin.replace_input_with(read, new)
+            put = put_behind if side == "after" else put_before
+            put(adapted, copy_of[node], f"adaptor_{len(adaptors)}", adaptor)
     adapted.recompile()
     return adapted.eval(), adaptors
 
 
-def train_around(
-    who: str,
-    teacher: nn.Module,
+def _nearest(
     graph: fx.GraphModule,
-    holes: list[fx.Node],
-    images: Tensor,
-    *,
-    steps: int,
-    lr: float,
-    batch_size: int,
-    seed: int,
-    progress: Progress | None,
-) -> tuple[fx.GraphModule, dict[tuple[str, str], Adaptor]]:
-    """The dropped net with trained adaptors: mean squared error of its feature, everything else frozen, eval mode.
+    block: fx.Node,
+    labels: dict[str, set[int]],
+    onward: Callable[[fx.Node], list[fx.Node]],
+) -> set[int]:
+    """The labels of the first modules with channels of their own, on the way from the dropped block."""
 
-    Args:
-        teacher: images -> its feature; frozen.
-        graph: the dropped net, images -> its feature; its parameters must be frozen.
-    """
-    adapted, adaptors = with_adaptors(graph, *places(graph, holes))
+    def further(node: fx.Node) -> list[fx.Node]:
+        stops = _is_labelled(node, labels) or not _hands_channels_on(graph, node)
+        return [] if stops else onward(node)
 
-    def loss_of(batch: Tensor, rows: Tensor) -> Tensor:
-        with torch.no_grad():
-            wanted = teacher(batch)                                        # (B, C, H, W)
-        return F.mse_loss(adapted(batch), wanted)
-
-    if adaptors:
-        descend(
-            who, adapted, loss_of, images, beside=[teacher],
-            steps=steps, lr=lr, batch_size=batch_size, seed=seed, progress=progress,
-        )  # fmt: skip
-    return adapted, adaptors
+    reached = walk_from(onward(block), further)
+    return set().union(*(labels[node.target] for node in reached if _is_labelled(node, labels)))
 
 
-def _stream(graph: fx.GraphModule, hole: fx.Node, sides: dict[str, dict[str, set[int]]]) -> set[int]:
-    """The labels of the channels that pass the hole: of who makes them, of who reads them."""
-    found: set[int] = set()
-    for side, onward in (("out", lambda n: n.all_input_nodes), ("in", lambda n: list(n.users))):
-        front, seen = onward(hole), set()
-        while front:
-            node = front.pop()
-            if node in seen:
-                continue
-            seen.add(node)
-            if node.target in sides[side] and node.op == "call_module":
-                found |= sides[side][node.target]
-            elif _hands_on(graph, node):
-                front = [*front, *onward(node)]
-    return found
+def _is_labelled(node: fx.Node, labels: dict[str, set[int]]) -> bool:
+    return node.op == "call_module" and node.target in labels
 
 
-def _hands_on(graph: fx.GraphModule, node: fx.Node) -> bool:
+def _hands_channels_on(graph: fx.GraphModule, node: fx.Node) -> bool:
     module = module_of(graph, node)
     if module is not None:
         return operations.hands_channels_on(module, 1) or isinstance(module, nn.BatchNorm2d)
@@ -132,12 +141,6 @@ def _hands_on(graph: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _reads_images(graph: fx.GraphModule, node: fx.Node) -> bool:
-    front, seen = list(node.all_input_nodes), set()
-    while front:
-        back = front.pop()
-        if isinstance(module_of(graph, back), nn.Conv2d | nn.Linear):
-            return False
-        if back not in seen:
-            seen.add(back)
-            front.extend(back.all_input_nodes)
-    return True
+    """Whether there is no conv and no linear layer between the images and this node."""
+    return not any(isinstance(module_of(graph, n), nn.Conv2d | nn.Linear)
+                   for n in walk_from(node.all_input_nodes, lambda n: n.all_input_nodes))

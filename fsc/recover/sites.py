@@ -1,50 +1,56 @@
-"""Where a 1x1 adaptor can sit in a student and be merged away, and which feature of the teacher answers to it."""
+"""Places where a 1x1 conv can be fitted to the teacher's feature and merged away, and the merge itself."""
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
 
 from fsc.graph import operations
-from fsc.graph.tracing import module_of
-from fsc.recover.correspondence import answers, kept_behind
+from fsc.graph.tracing import module_of, walk_from
+from fsc.recover.correspondence import (
+    Kept,
+    check_maps,
+    check_names,
+    kept_behind,
+    kept_filters,
+    replacements,
+    same_maps,
+)
+from fsc.recover.lstsq import Fit, Sums
 from fsc.surgery.merges import fold_bn, merge_after, neutral_bn
-from fsc.surgery.recipe import kept_channels, teacher_name
-
-Kept = Mapping[str, Sequence[int]]
-"""Conv -> the teacher's filters that the student still has, for students without a recipe."""
+from fsc.surgery.recipe import teacher_name
 
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """The place right behind a conv of the student, or behind the BatchNorm that alone reads it.
-
-    What comes before a dropped block answers to what the teacher has behind that block: so it makes up for the hole.
+    """The place right behind a conv of the student, or behind the BatchNorm that alone reads that conv.
 
     Attributes:
         conv, norm: names of the conv and of that BatchNorm, or None.
-        node, twin: the feature there, in the student's and in the teacher's graph.
-        kept: (C,) which of the teacher's channels the student's answer to; None: all.
-        other: what an add puts on the feature next, such as the shortcut of a residual block; or None.
-        twin_sum: the teacher's sum that answers to that add, or None.
-        stop: the place in the student's graph before which the adaptor must be there: its first reader.
-        groups: the adaptor may only mix channels inside each of so many groups, as the conv does.
-        bias: a bias can be merged too.
-        last: what the student still does before a hole, such as a ReLU; the dropped block ends in the same.
+        node, teacher_node: the student's feature there, and the teacher's feature that it should reproduce.
+            Before a dropped block this is the teacher's feature behind that block.
+        kept: (C,) the teacher's channels that the student's feature has; None: all.
+        shortcut: what an add puts on the student's feature next, such as the shortcut of a residual block; or
+            None.
+        teacher_sum: the teacher's feature that corresponds to the result of that add, or None.
+        stop: the place in the student's graph of the first reader. The 1x1 conv must be there before it runs.
+        groups: the 1x1 conv may mix channels only inside each of this many groups, as the conv does.
+        bias: whether a bias can be merged too.
+        tail: what the student still does before a dropped block, such as a ReLU; the dropped block ends in
+            the same.
     """
 
     conv: str
     norm: str | None
     node: fx.Node
-    twin: fx.Node
+    teacher_node: fx.Node
     kept: Tensor | None
-    other: fx.Node | None
-    twin_sum: fx.Node | None
+    shortcut: fx.Node | None
+    teacher_sum: fx.Node | None
     stop: int
     groups: int
     bias: bool
-    last: tuple[fx.Node, ...] = ()
+    tail: tuple[fx.Node, ...] = ()
 
     @property
     def name(self) -> str:
@@ -54,133 +60,69 @@ class Site:
 def find_sites(
     teacher: fx.GraphModule, student: fx.GraphModule, net: nn.Module, *, at: str, kept: Kept | None = None
 ) -> tuple[list[Site], dict[str, str]]:
-    """All sites of `net` in the order of execution, and conv -> why it has none.
+    """All sites of `net` in the order of execution; and for each conv that has none, the reason.
 
     Args:
-        teacher, student: graphs of `graph.trace`.
+        teacher, student: graphs of `graph.tracing.trace`.
         net: the student that was traced, for its recipe.
-        at: "block", behind the last conv of each branch, of each factorized conv and of each plain layer; or "conv",
-            behind every conv.
+        at: "block": behind the last conv of each branch, of each factorized conv and of each plain layer;
+            "conv": behind every conv.
         kept: for a student without a recipe.
 
     Raises:
         ValueError: teacher and student do not correspond; names the first module that differs.
     """
+    check_names(teacher, student, net)
     theirs = {node.target: node for node in teacher.graph.nodes if node.op == "call_module"}
     place = {node: i for i, node in enumerate(student.graph.nodes)}
+    replaced = replacements(teacher, student)
     sites, without = [], {}
-    absorbs = answers(teacher, student)
-    _check_names(teacher, student, net, theirs)
     for node in student.graph.nodes:
         conv = module_of(student, node)
-        if not isinstance(conv, nn.Conv2d) or teacher_name(net, node.target) is None or not node.users:
+        origin = teacher_name(net, node.target) if isinstance(conv, nn.Conv2d) and node.users else None
+        if origin is None:
             continue
-        channels = _kept(net, node.target, conv, module_of(teacher, theirs[teacher_name(net, node.target)]), kept)
+        channels = kept_filters(net, node.target, teacher, kept)
         if at == "block" and not ends_a_block(student, node, net):
             continue
         if why := _why_not(student, node):
             without[node.target] = why
             continue
         norm = _norm_behind(student, node)
-        feature = norm or node
-        twin = theirs[norm.target if norm else teacher_name(net, node.target)]
-        last: tuple[fx.Node, ...] = ()
-        (add, other), (twin_sum, _) = _added(feature), _added(twin)
-        if feature in absorbs:
-            twin, last, hole = absorbs[feature]
-            channels = kept_behind(net, hole, channels)
-        elif add in absorbs:
-            twin_sum, last, _ = absorbs[add]
-        if other is None or twin_sum is None or not _same_maps(other, twin_sum, channels):
-            other = twin_sum = None
-        _check_maps(feature, twin, channels)
-        sites.append(Site(
-            conv=node.target, norm=norm.target if norm else None, node=feature, twin=twin, kept=channels,
-            other=other, twin_sum=twin_sum, stop=min(place[user] for user in feature.users), groups=conv.groups,
-            bias=norm is not None or conv.bias is not None, last=last,
-        ))  # fmt: skip
+        feature, teacher_node, tail = norm or node, theirs[norm.target if norm else origin], ()
+        (add, shortcut), (teacher_sum, _) = _added(feature), _added(teacher_node)
+        if feature in replaced:
+            teacher_node, tail, identity = replaced[feature]
+            channels = kept_behind(net, identity, channels)
+        elif add in replaced:
+            teacher_sum, tail, _ = replaced[add]
+        if shortcut is None or teacher_sum is None or not same_maps(shortcut, teacher_sum, channels):
+            shortcut = teacher_sum = None
+        check_maps(feature, teacher_node, channels)
+        stop = min(place[user] for user in feature.users)
+        bias = norm is not None or conv.bias is not None
+        where = (node.target, norm and norm.target, feature, teacher_node, channels, shortcut, teacher_sum)
+        sites.append(Site(*where, stop, conv.groups, bias, tail))
     return sorted(sites, key=lambda site: site.stop), without
 
 
 def ends_a_block(graph: fx.GraphModule, node: fx.Node, net: nn.Module) -> bool:
-    """Whether a conv is the last of a branch, of a factorized conv, or stands on the trunk, where all paths pass."""
-    return teacher_name(net, node.target) != node.target or _on_the_trunk(graph, node) or _reaches_a_join(graph, node)
+    """Whether a conv is the last one of a branch or of a factorized conv, or stands where all paths pass."""
+    if teacher_name(net, node.target) != node.target:
+        return True
+    return _is_passed_by_all_paths(graph, node) or _reaches_a_join(graph, node)
 
 
-def _on_the_trunk(graph: fx.GraphModule, node: fx.Node) -> bool:
-    """No tensor made before the node is read after it."""
-    place = {n: i for i, n in enumerate(graph.graph.nodes)}
-    here = place[node]
-    return not any(
-        place[n] < here < place[user]
-        for n in graph.graph.nodes if "shape" in n.meta and n.op != "get_attr" and n is not node
-        for user in n.users
-    )  # fmt: skip
+def merge_at(net: nn.Module, site: Site, fit: Fit, sums: Sums) -> None:
+    """Merge the fitted 1x1 conv into the conv and BatchNorm before it, in place, exactly: W' = Q W (theorem
+    1).
 
-
-def _reaches_a_join(graph: fx.GraphModule, node: fx.Node) -> bool:
-    """Some way from the conv comes to an add or a concatenation before it comes to another conv or to a product."""
-    front, seen = list(node.users), set()
-    while front:
-        user = front.pop()
-        if user in seen:
-            continue
-        seen.add(user)
-        adds = user.target in operations.ADDS and len(user.all_input_nodes) > 1
-        if adds or user.target in (torch.cat, torch.concat):
-            return True
-        if user.target in operations.PRODUCTS or isinstance(module_of(graph, user), nn.Conv2d | nn.Linear):
-            continue
-        front.extend(user.users)
-    return False
-
-
-def _norm_behind(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
-    """The BatchNorm that is the only reader of a conv, if it can take up whatever is merged into it."""
-    (first, *others) = node.users
-    norm = module_of(graph, first)
-    fits = isinstance(norm, nn.BatchNorm2d) and norm.affine and norm.track_running_stats
-    return first if fits and not others and first.users and not _calls_twice(graph, first) else None
-
-
-def _calls_twice(graph: fx.GraphModule, node: fx.Node) -> bool:
-    return sum(n.op == "call_module" and n.target == node.target for n in graph.graph.nodes) > 1
-
-
-def _why_not(graph: fx.GraphModule, node: fx.Node) -> str | None:
-    conv = module_of(graph, node)
-    if _calls_twice(graph, node):
-        return "it is called more than once, and an adaptor would act in all its places"
-    if "weight" not in conv._parameters:
-        return "it computes its weight anew in each pass (a parametrization or mask)"
-    owners = [name for name, m in graph.named_modules() if any(p is conv.weight for p in m.parameters(recurse=False))]
-    return f"it shares its weight with {next(n for n in owners if n != node.target)}" if len(owners) > 1 else None
-
-
-def _added(feature: fx.Node) -> tuple[fx.Node | None, fx.Node | None]:
-    """The add that alone reads the feature, and what it puts on it."""
-    (reader, *others) = feature.users
-    plus = reader.target in operations.ADDS and "sub" not in getattr(reader.target, "__name__", str(reader.target))
-    terms = [arg for arg in reader.args if isinstance(arg, fx.Node)]
-    if others or not plus or len(terms) != 2 or len(reader.args) != 2 or reader.kwargs or terms[0] is terms[1]:
-        return None, None
-    return reader, terms[terms[0] is feature]
-
-
-def _same_maps(mine: fx.Node, theirs: fx.Node, kept: Tensor | None) -> bool:
-    a, b = mine.meta.get("shape"), theirs.meta.get("shape")
-    return a is not None and b is not None and a[2:] == b[2:] and a[1] == (b[1] if kept is None else len(kept))
-
-
-def merge_at(net: nn.Module, site: Site, q: Tensor, bias: Tensor | None, mean: Tensor, var: Tensor) -> None:
-    """Put the 1x1 conv `q` (C, C) with its `bias` (C,) into the conv and BatchNorm before it, in place, exactly.
-
-    The BatchNorm becomes neutral. `mean` and `var` (C,) are those of what leaves the adaptor: in train mode, too, the
-    BatchNorm goes on from there.
-    """
+    The BatchNorm becomes neutral: it keeps the mean and variance of the fitted feature, so in eval mode it
+    passes its input on, and training can go on from there. """
+    mean, var = sums.mean_and_variance(fit)                              # (C,) each
     conv = net.get_submodule(site.conv)
     bn = None if site.norm is None else net.get_submodule(site.norm)
-    merged = merge_after(conv if bn is None else fold_bn(conv, bn), q, bias)
+    merged = merge_after(conv if bn is None else fold_bn(conv, bn), fit.q, fit.bias)
     with torch.no_grad():
         conv.weight.copy_(merged.weight)
         if conv.bias is not None:
@@ -191,60 +133,63 @@ def merge_at(net: nn.Module, site: Site, q: Tensor, bias: Tensor | None, mean: T
         bn.weight.copy_(neutral.weight)
         bn.bias.copy_(neutral.bias)
         bn.running_var.copy_(neutral.running_var)
-        # Where the conv has no bias, BatchNorm makes that shift: it expects the mean without it.
+        # A conv without a bias cannot add the merged bias. BatchNorm adds it, when it expects a smaller mean.
         bn.running_mean.copy_(neutral.running_mean if conv.bias is not None else mean - merged.bias.to(mean))
 
 
-# -- do the two correspond? ---------------------------------------------------------------------------------------
+def _added(feature: fx.Node) -> tuple[fx.Node | None, fx.Node | None]:
+    """The add that alone reads the feature, and its other term."""
+    (reader, *others) = feature.users
+    subtracts = "sub" in getattr(reader.target, "__name__", str(reader.target))
+    terms = [arg for arg in reader.args if isinstance(arg, fx.Node)]
+    if others or reader.kwargs or reader.target not in operations.ADDS or subtracts:
+        return None, None
+    if len(terms) != 2 or len(reader.args) != 2 or terms[0] is terms[1]:
+        return None, None
+    return reader, terms[terms[0] is feature]
 
 
-def _check_names(teacher, student, net, theirs: dict[str, fx.Node]) -> None:
-    """Every conv and BatchNorm of the student has a twin of its name in the teacher."""
-    for node in student.graph.nodes:
-        module = module_of(student, node)
-        if not isinstance(module, nn.Conv2d | nn.BatchNorm2d):
-            continue
-        name = teacher_name(net, node.target)
-        if name is None:  # the first half of a factorized conv
-            continue
-        twin = theirs.get(name)
-        found = "nothing that its forward calls" if twin is None else type(module_of(teacher, twin)).__name__
-        if twin is None or not isinstance(module_of(teacher, twin), nn.Conv2d | nn.BatchNorm2d):
-            raise ValueError(
-                f"fskd: teacher and student do not correspond at {node.target}: a {type(module).__name__} in the "
-                f"student, {found} in the teacher.\n"
-                f"  Module names are the correspondence: make the student from this teacher, or keep its names."
-            )
+def _is_passed_by_all_paths(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether no tensor that was made before the node is read after it."""
+    place = {n: i for i, n in enumerate(graph.graph.nodes)}
+    tensors = [n for n in place if "shape" in n.meta and n.op != "get_attr" and n is not node]
+    return not any(place[n] < place[node] < place[user] for n in tensors for user in n.users)
 
 
-def _kept(net: nn.Module, name: str, conv: nn.Conv2d, twin: nn.Conv2d, given: Kept | None) -> Tensor | None:
-    """The teacher's filters that the student's conv still has."""
-    recorded = kept_channels(net, name)
-    origin = teacher_name(net, name)
-    if given is not None and origin in given:
-        recorded = torch.as_tensor(given[origin], dtype=torch.long).flatten()
-        wrong = len(recorded) and (int(recorded.max()) >= twin.out_channels or int(recorded.min()) < 0)
-        if wrong or len(recorded.unique()) != len(recorded):
-            raise ValueError(
-                f"fskd: kept[{origin!r}] must be different filters of the teacher's {twin.out_channels}, counted from "
-                f"0; given {recorded.tolist()}.\n  Pass the indices of the filters that the student still has."
-            )
-    count = twin.out_channels if recorded is None else len(recorded)
-    if count != conv.out_channels:
-        cause = "its recipe, or kept=, says" if recorded is not None else "without a recipe it should have"
-        raise ValueError(
-            f"fskd: teacher and student do not correspond at {name}: the student has {conv.out_channels} filters of "
-            f"the teacher's {twin.out_channels}; {cause} {count}.\n"
-            f"  A student pruned by hand or by another tool needs the filters that it kept, "
-            f'kept={{"{origin}": [0, 2, ...], ...}}, for every pruned conv.'
-        )
-    return recorded
+def _reaches_a_join(graph: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a path from the conv comes to an add or a concatenation before another conv or a product."""
+
+    def joins(user: fx.Node) -> bool:
+        adds = user.target in operations.ADDS and len(user.all_input_nodes) > 1
+        return adds or user.target in (torch.cat, torch.concat)
+
+    def onward(user: fx.Node) -> list[fx.Node]:
+        mixes = isinstance(module_of(graph, user), nn.Conv2d | nn.Linear)
+        return [] if mixes or joins(user) or user.target in operations.PRODUCTS else list(user.users)
+
+    return any(joins(user) for user in walk_from(node.users, onward))
 
 
-def _check_maps(feature: fx.Node, twin: fx.Node, kept: Tensor | None) -> None:
-    if not _same_maps(feature, twin, kept):
-        raise ValueError(
-            f"fskd: teacher and student do not correspond at {feature.target}: feature maps (1, C, H, W) of "
-            f"{feature.meta['shape']} in the student, {twin.meta['shape']} in the teacher.\n"
-            f"  A student may have fewer channels than its teacher, but its maps must be as large."
-        )
+def _norm_behind(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
+    """The BatchNorm that is the only reader of a conv, if everything that is merged into it fits in there."""
+    (first, *others) = node.users
+    norm = module_of(graph, first)
+    fits = isinstance(norm, nn.BatchNorm2d) and norm.affine and norm.track_running_stats
+    return first if fits and not others and first.users and not _is_called_twice(graph, first) else None
+
+
+def _is_called_twice(graph: fx.GraphModule, node: fx.Node) -> bool:
+    return sum(n.op == "call_module" and n.target == node.target for n in graph.graph.nodes) > 1
+
+
+def _why_not(graph: fx.GraphModule, node: fx.Node) -> str | None:
+    """The reason why nothing can be merged into a conv, if there is one."""
+    conv = module_of(graph, node)
+    if _is_called_twice(graph, node):
+        return "it is called more than once, and an adaptor would act in all its places"
+    if "weight" not in conv._parameters:
+        return "it computes its weight in each pass (a parametrization or mask)"
+    for name, module in graph.named_modules():
+        if name != node.target and any(p is conv.weight for p in module.parameters(recurse=False)):
+            return f"it shares its weight with {name}"
+    return None

@@ -1,4 +1,4 @@
-"""Dropped blocks and FSKD: what stands before a hole makes up for it, and the sweep goes on behind it."""
+"""Dropped blocks and FSKD: the layer before a dropped block makes up for it, and the sweep goes on behind it."""
 
 import copy
 
@@ -12,10 +12,11 @@ from torch import nn
 import fsc
 from fsc.graph.tracing import trace
 from fsc.inputs.nets import NETS, VGG, ResNet
-from fsc.recover.correspondence import answers, holes
+from fsc.recover.correspondence import dropped_blocks, replacements
 from fsc.recover.fskd import error_map
 from fsc.recover.sites import find_sites
 from fsc.runtime import quiet
+from fsc.surgery import merges
 
 
 @pytest.fixture
@@ -30,15 +31,15 @@ def images():
 
 
 def pairs(teacher, student, images):
-    """Names of who answers for a hole, and for what."""
-    found = answers(trace(teacher, images), trace(student, images))
-    return {mine.name: answer.twin.name for mine, answer in found.items()}
+    """Names of the student's nodes that make up for a dropped block, and of the teacher's nodes they reproduce."""
+    found = replacements(trace(teacher, images), trace(student, images))
+    return {mine.name: found[mine].teacher_node.name for mine in found}
 
 
-# -- who answers for what -----------------------------------------------------------------------------------------
+# -- which feature corresponds to which -----------------------------------------------------------------------------------------
 
 
-def test_the_sum_before_a_hole_answers_to_the_sum_behind_the_dropped_block(teacher, images):
+def test_the_sum_before_a_dropped_block_reproduces_the_sum_behind_it(teacher, images):
     student = fsc.drop_blocks(teacher, ["layer1.1", "layer2.1", "layer2.2"])
     # The adds of the nine blocks are add, add_1, ... add_8 in the teacher; of the student's six, add ... add_5.
     assert pairs(teacher, student, images) == {"add": "add_1", "add_2": "add_5"}
@@ -50,7 +51,7 @@ def test_without_an_activation_it_is_the_sum_or_norm_itself(images):
     assert pairs(net, student, images) == {"blocks_2_branch_7": "add_2", "add_2": "add_4"}
 
 
-def test_nobody_answers_where_something_else_reads_what_enters_the_hole(images):
+def test_no_node_makes_up_for_a_block_whose_input_is_read_elsewhere_too(images):
     class Skips(nn.Module):
         def __init__(self):
             super().__init__()
@@ -64,14 +65,14 @@ def test_nobody_answers_where_something_else_reads_what_enters_the_hole(images):
 
     net = Skips().eval()
     student = fsc.drop_blocks(net, ["b"])
-    assert pairs(net, student, images) == {} and len(holes(trace(net, images), trace(student, images))) == 1
+    assert pairs(net, student, images) == {} and len(dropped_blocks(trace(net, images), trace(student, images))) == 1
     assert pairs(net, fsc.drop_blocks(net, ["c"]), images) == {"b": "c"}
 
 
-def test_a_folded_batchnorm_is_a_hole_that_its_conv_answers_for(teacher, images):
+def test_a_conv_reproduces_the_batchnorm_that_was_folded_into_it(teacher, images):
     student = copy.deepcopy(teacher)
     block = student.layer1[0]
-    block.conv2, block.bn2 = fsc.surgery.fold_bn(block.conv2, block.bn2), nn.Identity()
+    block.conv2, block.bn2 = merges.fold_bn(block.conv2, block.bn2), nn.Identity()
     assert pairs(teacher, student, images) == {"layer1_0_conv2": "layer1_0_bn2"}
     again = fsc.fskd(teacher, student, images, progress=quiet)
     assert torch.allclose(again(images), teacher(images), rtol=1e-4, atol=1e-4)
@@ -136,7 +137,7 @@ def test_of_a_conv_dropped_from_a_pruned_stream_it_is_the_dropped_ones_channels_
     first, second = (fsc.kept_channels(pruned, name).tolist() for name in ("features.0", "features.3"))
     student = fsc.drop_blocks(pruned, ["features.3", "features.4", "features.5"])
     sites, _ = find_sites(trace(net, images), trace(student, images), student, at="conv")
-    assert sites[0].name == "features.1" and sites[0].twin.target == "features.4"
+    assert sites[0].name == "features.1" and sites[0].teacher_node.target == "features.4"
     assert sites[0].kept.tolist() == second != first
 
 

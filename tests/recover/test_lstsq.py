@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fsc.recover.lstsq import Fit, Sums, rank_and_condition, solve, spread, squared_error
+from fsc.recover.lstsq import Fit, Sums, rank_and_condition, relative, solve, squared_error
 
 
 def gelsd(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -78,8 +78,8 @@ def test_the_error_on_other_rows_is_what_applying_the_fit_gives(intercept):
     fit = solve(sums_of(*features(4, 5, seed=1)), intercept=intercept)
     x, y = features(3, 5, seed=2)
     left = rows(x) @ fit.q.T - rows(y) + (fit.bias if intercept else 0)
-    assert squared_error(sums_of(x, y), *fit) == pytest.approx(float(left.square().sum()), rel=1e-10)
-    assert spread(sums_of(x, y)) == pytest.approx(float((rows(y) - rows(y).mean(0)).square().sum()), rel=1e-10)
+    assert squared_error(sums_of(x, y), fit) == pytest.approx(float(left.square().sum()), rel=1e-10)
+    assert relative(1.0, sums_of(x, y)) == pytest.approx(1 / float((rows(y) - rows(y).mean(0)).square().sum()), rel=1e-10)
 
 
 def test_mean_and_variance_are_those_of_the_adapted_feature():

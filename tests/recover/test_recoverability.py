@@ -10,14 +10,15 @@ from hypothesis import given, settings
 from torch import nn
 
 import fsc
-from fsc.compress.blocks import hollow
-from fsc.graph.backbone import cut
+from fsc.compress.blocks import without_blocks
+from fsc.graph.backbone import cut_backbone
 from fsc.graph.tracing import trace
 from fsc.inputs.nets import NETS, ResNet
 from fsc.recover import recoverability as evidence
-from fsc.recover import savings
 from fsc.recover.recoverability_sgd import places, train_around, with_adaptors
-from fsc.runtime import clone, fingerprint, quiet
+from fsc.recover.training import Training, split
+from fsc.runtime import clone, fingerprint, frozen_copy, quiet
+from fsc.surgery import merges
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def images():
 def test_every_row_is_what_fskd_makes_of_that_student_alone(teacher, images):
     table = fsc.recoverability(teacher, images, held_out=0.3, latency=False, seed=5, progress=quiet)
     assert table.index.tolist() == fsc.droppable_blocks(teacher)
-    fitted, unseen = evidence._split(images, 0.3, 5)
+    fitted, unseen = split(images, 0.3, 5)
     assert (len(fitted), len(unseen)) == (7, 3)
     for name, row in table.iterrows():
         student = fsc.drop_blocks(teacher, [name])
@@ -129,45 +130,43 @@ PLACES = {
 @pytest.mark.parametrize("arch, block", PLACES)
 def test_adaptors_sit_where_the_paper_puts_them(arch, block):
     torch.manual_seed(0)
-    net = hollow(torchvision.models.get_model(arch, weights=None).eval(), [block])
+    net = without_blocks(torchvision.models.get_model(arch, weights=None).eval(), [block])
     graph = trace(net, torch.randn(1, 3, 64, 64))
-    holes = [node for node in graph.graph.nodes if node.target == block]
-    before, behind = places(graph, holes)
+    before, behind = places(graph, [node for node in graph.graph.nodes if node.target == block])
     assert ([node.target for node in before], [node.target for node in behind]) == PLACES[arch, block]
 
 
 @pytest.fixture(params=["resnet", "mobilenet"])
 def around(request, teacher, images):
-    """A teacher's body, a dropped net's body, its hole."""
+    """The teacher's body, the body of the network without one block, and the place of that block."""
     net = teacher if request.param == "resnet" else odd_norms(NETS["mobilenet"](10))
     name = "layer2.1" if request.param == "resnet" else "blocks.5"
-    source = clone(net).eval().requires_grad_(False)
-    body = cut("test", hollow(source, [name]), images[:1]).body
-    return cut("test", source, images[:1]).body, body, [node for node in body.graph.nodes if node.target == name]
+    source = frozen_copy(net)
+    body = cut_backbone(without_blocks(source, [name]), images[:1]).body
+    return cut_backbone(source, images[:1]).body, body, [node for node in body.graph.nodes if node.target == name]
 
 
 def test_adaptors_at_the_identity_change_nothing(around, images):
-    _, body, hole = around
-    adapted, adaptors = with_adaptors(body, *places(body, hole))
+    _, body, dropped = around
+    adapted, adaptors = with_adaptors(body, *places(body, dropped))
     assert len(adaptors) >= 2 and {side for side, _ in adaptors} == {"after", "before"}
     with torch.no_grad():
         assert torch.equal(adapted(images), body(images))
 
 
 def test_training_lowers_the_loss_by_the_adaptors_alone_and_they_can_be_merged(around, images):
-    whole, body, hole = around
+    whole, body, dropped = around
     before, was = (fingerprint(net) for net in (whole, body))
-    how = {"lr": 0.02, "batch_size": 10, "seed": 0, "progress": quiet}
     losses = []
     for steps in (1, 12, 40):
-        adapted, adaptors = train_around("test", whole, body, hole, images, steps=steps, **how)
+        adapted, adaptors = train_around(whole, body, dropped, images, Training(steps, 0.02, 10, 0, quiet))
         with torch.no_grad():
             losses.append(float((adapted(images) - whole(images)).square().mean()))
     assert losses[0] > losses[1] > losses[2]
     assert (fingerprint(whole), fingerprint(body)) == (before, was)
     merged = clone(body).eval()
     for (side, name), adaptor in adaptors.items():
-        merge = fsc.surgery.merge_after if side == "after" else fsc.surgery.merge_before
+        merge = merges.merge_after if side == "after" else merges.merge_before
         merged.set_submodule(name, merge(merged.get_submodule(name), adaptor.q))
     with torch.no_grad():
         found, wanted = merged(images), adapted(images)
@@ -200,7 +199,7 @@ def timed(ratios, high):
 
 
 def test_alike_blocks_share_their_time_and_noise_has_a_floor(teacher, images, monkeypatch):
-    monkeypatch.setattr(savings, "latency", timed([0.90, 0.80, 1.001, 0.95], [0.92, 0.84, 1.01, 0.97]))
+    monkeypatch.setattr(evidence, "latency", timed([0.90, 0.80, 1.001, 0.95], [0.92, 0.84, 1.01, 0.97]))
     with pytest.warns(UserWarning, match=r"not measurable for layer2\.1: no more than noise"):
         table = fsc.recoverability(teacher, images, progress=quiet)
     assert table.latency_saved.tolist() == pytest.approx([0.15, 0.15, 0.001, 0.05])   # layer1.0 and layer1.1 are alike
@@ -228,8 +227,10 @@ def test_nan_names_network_and_layer(teacher, images):
         fsc.recoverability(teacher, images, latency=False, progress=quiet)
 
 
-def test_one_image_is_fitted_and_none_held_out(teacher, images):
-    table = fsc.recoverability(teacher, images[:1], latency=False, progress=quiet)
+def test_of_one_image_nothing_can_be_held_out_and_that_is_said(teacher, images):
+    with pytest.raises(ValueError, match="recoverability: held_out=0.2"):
+        fsc.recoverability(teacher, images[:1], latency=False, progress=quiet)
+    table = fsc.recoverability(teacher, images[:1], held_out=0, latency=False, progress=quiet)
     assert table.recoverability.notna().all() and table.held_out_recoverability.isna().all()
 
 

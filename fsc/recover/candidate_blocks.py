@@ -1,0 +1,90 @@
+"""Blocks that are dropped on trial, one candidate at a time, and what merely dropping each of them costs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from fsc.compress.blocks import without_blocks
+from fsc.graph.backbone import cut_backbone
+from fsc.graph.module_regions import regions
+from fsc.graph.stepwise import Stepwise
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A block that is dropped on trial.
+
+    Attributes:
+        name: the block.
+        dropped: nodes of `body`, one `nn.Identity` for each block that is dropped: this one and those gone
+            before it.
+        net: the teacher without these blocks. It shares the teacher's weights.
+        body: the graph of `net`, from the images to the feature before pooling.
+    """
+
+    name: str
+    dropped: list[fx.Node]
+    net: nn.Module
+    body: fx.GraphModule
+
+    @classmethod
+    def of(cls, teacher: nn.Module, name: str, gone: Sequence[str], example: Tensor) -> "Candidate":
+        net = without_blocks(teacher, [*gone, name])
+        body = cut_backbone(net, example).body
+        return cls(name, [node for node in body.graph.nodes if node.target in (*gone, name)], net, body)
+
+    @property
+    def first_place(self) -> int:
+        """The place of the first dropped block. Up to there the graphs of teacher and candidate are the
+        same."""
+        return min(list(self.body.graph.nodes).index(node) for node in self.dropped)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The images of a trial and the teacher's features for them.
+
+    Attributes:
+        chunks: images, (n, C, H, W) each, on the teacher's device.
+        fitted: number of chunks that may be fitted; the chunks behind them are held out.
+        wanted: the teacher's feature before pooling, for each chunk.
+    """
+
+    chunks: list[Tensor]
+    fitted: int
+    wanted: list[Tensor]
+
+    def losses(self, found: Sequence[Tensor]) -> tuple[float, float]:
+        """MiR's loss on the fitted and on the held-out images, from a network's features for each chunk."""
+        n = self.fitted
+        return mean_squared(found[:n], self.wanted[:n]), mean_squared(found[n:], self.wanted[n:])
+
+
+def merely_dropped(teacher: Stepwise, candidate: Candidate, trial: Trial) -> dict[str, float]:
+    """Measure the network without the block, before anything makes up for it.
+
+    Args:
+        teacher: under way; it stands at or before the first dropped block.
+
+    Returns:
+        dropped_mse: MiR's loss on the fitted images. cosine: similarity of the block's input and output.
+    """
+    block = regions(teacher.graph)[candidate.name].leaves[0]
+    (identity,) = (node for node in candidate.dropped if node.target == candidate.name)
+    whole, without = teacher.branch(teacher.graph), teacher.branch(candidate.body)
+    cosines, found = [], []
+    for chunk in range(len(trial.chunks)):
+        read = without.advance(chunk, 1 + without.place[identity], {identity})[identity]
+        made = whole.advance(chunk, 1 + whole.place[block], {block})[block]
+        cosines.append(F.cosine_similarity(read.flatten(1), made.flatten(1)).double().sum())
+        found.append(without.finish(chunk))
+    images = sum(len(chunk) for chunk in trial.chunks)
+    return {"dropped_mse": trial.losses(found)[0], "cosine": float(sum(cosines)) / images}
+
+
+def mean_squared(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
+    """The mean of the squared differences over all of N, C, H and W; NaN where there are no tensors."""
+    errors = [(a - b).double().square().sum() for a, b in zip(found, wanted, strict=True)]
+    return float(sum(errors)) / sum(a.numel() for a in wanted) if errors else float("nan")
