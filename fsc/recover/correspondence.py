@@ -104,7 +104,8 @@ def kept_filters(net: nn.Module, name: str, teacher: fx.GraphModule, given: Kept
         if outside or len(kept.unique()) != len(kept):
             raise ValueError(
                 f"kept[{origin!r}] must be different filters of the teacher's {original.out_channels}, "
-                f"counted from 0; given {kept.tolist()}.\n  Pass the indices of the filters that the student still has."
+                f"counted from 0; given {kept.tolist()}.\n"
+                f"  Pass the indices of the filters that the student still has."
             )
     count = original.out_channels if kept is None else len(kept)
     if count != conv.out_channels:

@@ -329,7 +329,8 @@ def _warn_of_another_teacher(teacher: nn.Module, student: nn.Module, kept: Kept 
         warn(
             "the student's recipe was made for another teacher (its SHA-256 differs from this one's), so the "
             "filters that it kept may not be the ones that it names.\n"
-            "  Pass the very teacher that it was pruned from, before any training of it; or kept={...}, the filters."
+            "  Pass the very teacher that it was pruned from, before any training of it; or the filters, "
+            "kept={...}."
         )
 
 
@@ -339,12 +340,12 @@ def _warn_of_few_rows(rows: list[dict[str, Any]], ridge: float, images: Tensor) 
         return
     worst = max(few, key=lambda row: row["unknowns"] / row["rows"])
     enough = math.ceil(4 * worst["unknowns"] / worst["rows"] * len(images))
-    guard = "Without a ridge these fits are the nearest to the identity; ridge=0.01 guards them against noise."
+    guard = "Without a ridge they are the fits nearest to the identity; ridge=0.01 guards them against noise."
     if ridge:
         guard = f"The ridge of {ridge:g} keeps these fits near the identity."
     warn(
         f"fewer rows (pixels of all images) than unknowns at {', '.join(row['layer'] for row in few)}; the "
-        f"worst: {worst['rows']} rows for {worst['unknowns']} unknowns.\n  About {enough} images would do: they "
-        f"give four rows per unknown. (With as many rows as unknowns, a fit without a ridge is at its worst.) "
-        f"{guard}"
+        f"worst: {worst['rows']} rows for {worst['unknowns']} unknowns.\n"
+        f"  About {enough} images would do: they give four rows per unknown. (With as many rows as unknowns, a "
+        f"fit without a ridge is at its worst.) {guard}"
     )

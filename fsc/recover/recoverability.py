@@ -102,8 +102,9 @@ def recoverability(
         timed = check_timed(timed, [*names, *dropped])
     elif latency:
         timed = latency_saved(source, [*names, *dropped], images[:1], progress=progress)
-    parts = [part.to(device_of(teacher)) for half in (fitted, unseen) for part in half.split(CHUNK) if len(part)]
-    trial = Trial(parts, math.ceil(len(fitted) / CHUNK), [body(part) for part in parts])
+    chunks = [*fitted.split(CHUNK), *(unseen.split(CHUNK) if len(unseen) else ())]
+    chunks = [chunk.to(device_of(teacher)) for chunk in chunks]
+    trial = Trial(chunks, math.ceil(len(fitted) / CHUNK), [body(chunk) for chunk in chunks])
     if method == "closed":
         rows = judge_in_closed_form(body, candidates, trial, progress)
     else:
@@ -169,7 +170,7 @@ def check_timed(timed: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     if lacking:
         raise ValueError(
             f"timed has no {', '.join(lacking)}.\n"
-            f"  Pass a table of fsc.recoverability, with its latency, for all blocks of this teacher; or omit it."
+            f"  Pass a table of fsc.recoverability, with its latency, for all blocks of this teacher; or none."
         )
     return timed.loc[list(names), columns]
 
@@ -182,7 +183,7 @@ def _check_asked(
     check_fits(images, teacher)
     for asked in (blocks, dropped):
         if isinstance(asked, str):
-            raise ValueError(f"blocks={asked!r}; asked for a list of names, or None for all droppable blocks.")
+            raise ValueError(f"blocks={asked!r}; asked for a list of names, or None for all of them.")
     if blocks is None:
         found = droppable_blocks(teacher, example=images[:1])
         blocks = [name for name in found if name not in dropped]
