@@ -83,6 +83,6 @@ class Stepwise:
             if node.args:  # an optional argument of the forward keeps its default
                 return node.args[0]
             images, self._images[chunk] = self._images[chunk], None
-            return images
+            return images.clone()  # a network that normalises its input in place must not change the caller's images
         self._interpreter.env = self.values[chunk]
         return self._interpreter.run_node(node)

@@ -66,7 +66,7 @@ def merely_dropped(teacher: Stepwise, candidate: Candidate, trial: Trial) -> dic
     """Measure the network without the block, before anything makes up for it.
 
     Args:
-        teacher: under way; it stands at or before the first dropped block.
+        teacher: under way; it stands at the first dropped block, or between the images and that block.
 
     Returns:
         dropped_mse: MiR's loss on the fitted images. cosine: similarity of the block's input and output.

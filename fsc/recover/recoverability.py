@@ -104,7 +104,7 @@ def recoverability(
         timed = latency_saved(source, [*names, *dropped], images[:1], progress=progress)
     chunks = [*fitted.split(CHUNK), *(unseen.split(CHUNK) if len(unseen) else ())]
     chunks = [chunk.to(device_of(teacher)) for chunk in chunks]
-    trial = Trial(chunks, math.ceil(len(fitted) / CHUNK), [body(chunk) for chunk in chunks])
+    trial = Trial(chunks, math.ceil(len(fitted) / CHUNK), [body(chunk.clone()) for chunk in chunks])
     if method == "closed":
         rows = judge_in_closed_form(body, candidates, trial, progress)
     else:

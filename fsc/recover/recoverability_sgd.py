@@ -33,7 +33,10 @@ def judge_by_sgd(
     rows = []
     for i, candidate in enumerate(candidates):
         begin = time.perf_counter()
-        row = merely_dropped(Stepwise(teacher, trial.chunks), candidate, trial)
+        whole = Stepwise(teacher, trial.chunks)
+        for chunk in range(len(trial.chunks)):
+            whole.advance(chunk, candidate.first_place)
+        row = merely_dropped(whole, candidate, trial)
         each = replace(training, progress=nested(training.progress, i, len(candidates)))
         adapted, adaptors = train_around(teacher, candidate.body, candidate.dropped, images, each)
         found = [adapted(chunk) for chunk in trial.chunks]
