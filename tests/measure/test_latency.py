@@ -62,7 +62,7 @@ def test_each_network_is_compared_with_the_first_one(clock):
 
 
 def test_spread_is_half_the_interquartile_range(clock):
-    steps = iter([1.0] * 6 + [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0])  # 3 warm-ups, 3 to find the repeats
+    steps = iter([1.0] * 6 + [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0])  # 3 to warm up, 3 for the repeats
     clock.noise = lambda: next(steps)
     table = latency(nets(clock, net=10.0), EXAMPLE, rounds=9, **QUIET)
     assert table.median_ms["net"] == pytest.approx(50)
@@ -82,7 +82,7 @@ def test_equal_networks_under_wild_noise_are_told_apart_at_most_once_in_twenty(c
         row = latency(nets(clock, a=10.0, b=10.0), EXAMPLE, seed=seed, warmup=0, **QUIET).loc["b"]
         outside += not row.low <= 1 <= row.high
         called += row.verdict != "no measurable gain"
-    # The 10th to the 21st of 30 values miss the median with probability 0.043: 17 of 400, standard deviation 4.
+    # The 10th to the 21st of 30 values miss the median with probability 0.043: 17 of 400, give or take 4.
     assert 5 <= outside <= 30
     assert called <= outside
 

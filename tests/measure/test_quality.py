@@ -87,9 +87,9 @@ def test_accuracy_reports_every_batch():
     "call, words",
     [
         (lambda: accuracy(Scores(), torch.zeros(5, 3, 2, 4)),
-         "accuracy: asked for images with their labels, got Tensor.\n  Pass task.test, or few = task.sample(50)"),
-        (lambda: agreement(Scores(), Scores(), [1]), "agreement: asked for images with their labels, got list"),
-        (lambda: compare({"net": Scores()}, TASK, images=torch.zeros(5, 3, 2, 4)), "compare: asked for images"),
+          "accuracy: asked for images with their labels, got Tensor.\n  Pass task.test, or few = task"),
+        (lambda: agreement(Scores(), Scores(), [1]), "agreement: asked for images with their labels, got"),
+        (lambda: compare({"a": Scores()}, TASK, images=torch.zeros(5, 3, 2, 4)), "compare: asked for images"),
     ],
 )
 def test_images_without_their_set_are_refused(call, words):
@@ -107,7 +107,7 @@ def test_images_without_their_set_are_refused(call, words):
         (lambda: accuracy(Scores(), JUDGED, topk=0), "accuracy: topk=0; the network tells apart 4"),
         (lambda: accuracy(Scores(classes=2), JUDGED),
          "accuracy: an image has label 2; the network tells apart the classes 0 .. 1.\n  Network and images"),
-        (lambda: accuracy(Scores(math.nan), JUDGED), "accuracy: the network's output is NaN for 5 of 5 images"),
+        (lambda: accuracy(Scores(math.nan), JUDGED), "accuracy: the network's output is NaN for 5 of 5"),
         (lambda: accuracy(nn.Flatten(2), JUDGED),
          "accuracy: the network's output for 5 images is shape (5, 3, 8); asked for (5, classes)."),
         (lambda: agreement(Scores(), Scores(classes=3), JUDGED),
