@@ -1,4 +1,4 @@
-"""What the arguments of public functions may be, and how the rest is refused in words."""
+"""Checks of the arguments of public functions: what does not fit is refused in words."""
 
 import difflib
 import functools
@@ -49,10 +49,10 @@ def checked_ratio(ratio: Ratio, of: str) -> float | dict[str, float]:
     """The ratio as plain floats, all inside (0, 1).
 
     Args:
-        of: what it is a share of, in words: "filters", "parameters".
+        of: the whole in words, for the message: "filters", "parameters".
 
     Raises:
-        ValueError: a share that is no number inside (0, 1); a mapping without a name.
+        ValueError: a share that is no number inside (0, 1); an empty mapping.
     """
     if not isinstance(ratio, Mapping):
         return _checked_share(ratio, "", of)
@@ -75,9 +75,9 @@ def _checked_share(share: float, where: str, of: str) -> float:
 
 
 def check_images(images: Any) -> Tensor:
-    """The images as a tensor; what `task.sample` gives hands out its own.
+    """The images as a tensor, from a tensor or from a sample of a task.
 
-    Everything but a non-empty (N, C, H, W) tensor of finite, normalised floats is refused.
+    It must be a non-empty (N, C, H, W) tensor of finite, normalised floats.
 
     Raises:
         TypeError: not a tensor, or not floating point (uint8: not normalised).
@@ -117,10 +117,10 @@ def check_images(images: Any) -> Tensor:
 
 
 def check_fits(images: Tensor, *models: nn.Module) -> None:
-    """Refuse images that one of the networks does not take, by trying the first one.
+    """Refuse images that one of the networks does not take, by running each network on the first image.
 
     Raises:
-        ValueError: wrong number of channels, wrong size; says what the network said.
+        ValueError: wrong number of channels, wrong size; the message quotes the network's own error.
     """
     with torch.no_grad(), evaluating(*models):
         for model in models:
@@ -145,10 +145,10 @@ def check_columns(table: "pd.DataFrame", *columns: str) -> None:
 
 
 def one_of(what: str, asked, values: Iterable):
-    """The value of the table that is `asked`, to within the rounding of a float.
+    """The value of the table that equals `asked`, to within the rounding of a float.
 
     Raises:
-        ValueError: there is none; lists those there are.
+        ValueError: there is none; the message lists the values of the table.
     """
     there = sorted({value for value in values if value == value})  # NaN is not equal to itself
     for value in there:
