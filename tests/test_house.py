@@ -19,8 +19,8 @@ PACKAGE = sorted((ROOT / "fsc").rglob("*.py"))
 SOURCES = [*PACKAGE, *sorted((ROOT / "tests").rglob("*.py")), *sorted((ROOT / "data").rglob("*.py"))]
 
 ORDER = [
-    "runtime", "arguments", "inputs", "graph", "surgery", "measure", "compress", "recover", "studies", "plots",
-    "widgets",
+    "runtime", "arguments",
+    "inputs", "graph", "surgery", "measure", "compress", "recover", "studies", "plots", "widgets",
 ]  # fmt: skip
 """A room imports only from rooms before it in this list; the first two are files at the root."""
 
@@ -159,7 +159,7 @@ def test_the_package_is_quiet_and_leaves_devices_and_names_alone(path):
     allowed = [function for function in tree.body if getattr(function, "name", "") == "setup"]
     prints = set(calls(tree, "print")) - {line for function in allowed for line in calls(function, "print")}
     assert not prints, f"{where(path)} prints on lines {sorted(prints)}"
-    assert not (lines := calls(tree, "cuda")), f"{where(path)}: .cuda() on lines {lines}: move with .to(device)"
+    assert not (lines := calls(tree, "cuda")), f"{where(path)}: .cuda() on lines {lines}: use .to(device)"
     for node in ast.walk(tree):
         star = isinstance(node, ast.ImportFrom) and any(name.name == "*" for name in node.names)
         assert not star and not isinstance(node, ast.Global), f"{where(path)}: {ast.unparse(node)}"
