@@ -175,6 +175,12 @@ def test_a_public_name_is_there_and_says_what_it_is(name):
         assert found.__module__.startswith("fsc."), f"fsc.{name} is not of this package"
 
 
+def test_every_room_is_an_attribute_of_the_package():
+    code = f"import fsc; print([getattr(fsc, room).__name__ for room in {ORDER}])"
+    shown = subprocess.check_output([sys.executable, "-c", code], cwd=ROOT, text=True)
+    assert ast.literal_eval(shown) == [f"fsc.{room}" for room in ORDER]
+
+
 def test_a_name_that_is_not_public_is_refused():
     with pytest.raises(AttributeError, match="module 'fsc' has no attribute 'prune_everything'"):
         _ = fsc.prune_everything

@@ -98,13 +98,11 @@ class Task:
         Args:
             n: from 1 to the number of training images.
             seed: of a generator of its own; torch's global state is not touched.
-            balanced: draw equally many images of each class; if that is not possible, some classes give one
-                more.
+            balanced: as many images of each class as of any other, give or take one.
 
         Raises:
             TypeError: `n` is not a whole number.
-            ValueError: `n` is below 1; there are not as many images (balanced: not in each class); `balanced`
-                without labels.
+            ValueError: `n` below 1; fewer images (balanced: in some class); `balanced` without labels.
 
         >>> few = task.sample(50, seed=0)
         >>> few.images.shape

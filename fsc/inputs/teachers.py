@@ -40,8 +40,7 @@ def load_teacher(arch: str, task) -> nn.Module:
         TypeError: `task` is not a task.
         ValueError: no such network for these images; the task has classes of its own, for which no network is
             published; the SHA-256 of the weights is not the expected one.
-        FileNotFoundError: weights that are not there and could not be downloaded; says which file is expected
-            where.
+        FileNotFoundError: the weights are not there and could not be downloaded; says where to put them.
 
     >>> teacher = fsc.load_teacher("resnet20", fsc.load_task("shapes"))
     """

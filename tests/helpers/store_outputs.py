@@ -57,8 +57,8 @@ def run(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
 def clean(notebook: nbformat.NotebookNode) -> list[str]:
     """Remove, in place, what differs from run to run or needs a kernel; return what else was thrown away.
 
-    Progress bars and stderr are removed. A panel keeps its words and not its view, whose knobs would be dead.
-    A picture keeps its PNG and not its copy in HTML. The metadata keep the language and the tags of the cells.
+    Progress bars and stderr are removed. A panel keeps its words and loses its view, which needs a kernel. A
+    picture keeps its PNG and loses its copy in HTML. The metadata keep the language and the tags of cells.
 
     Raises:
         NotStored: a cell whose output is checked would lose a part of it: the check could not pass.
