@@ -1,4 +1,4 @@
-"""Few-sample compression of convolutional networks: prune, recover with a handful of unlabelled images, measure, show.
+"""Few-sample compression of CNNs: prune, recover with a handful of unlabelled images, measure, show.
 
 Every step is a function from plain modules and tensors to a new plain module; the teacher is never touched.
 """
@@ -25,7 +25,8 @@ _HOMES = {
     "recover.baselines": ["finetune", "distill"],
     "studies.study": ["study"],
 }
-_ROOMS = ["inputs", "graph", "surgery", "measure", "compress", "recover", "studies", "plots", "widgets"]
+_MODULES = ["runtime", "arguments", "inputs", "graph", "surgery", "measure", "compress", "recover", "studies",
+            "plots", "widgets"]
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 __all__ = sorted(_HOME_OF)
@@ -33,7 +34,7 @@ __all__ = sorted(_HOME_OF)
 
 def __getattr__(name: str):
     """Import a public name when it is first asked for, so that `import fsc` costs next to nothing."""
-    if name in _ROOMS:
+    if name in _MODULES:
         return importlib.import_module(f"fsc.{name}")
     if name in _HOME_OF:
         value = getattr(importlib.import_module(f"fsc.{_HOME_OF[name]}"), name)
@@ -43,4 +44,4 @@ def __getattr__(name: str):
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__, *_ROOMS])
+    return sorted([*globals(), *__all__, *_MODULES])

@@ -1,4 +1,4 @@
-"""What the arguments of public functions may be, and how the rest is refused in words."""
+"""Checks of the arguments of public functions: what does not fit is refused in words."""
 
 import difflib
 import functools
@@ -9,22 +9,31 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from fsc.runtime import device_of, evaluating, warn
+from fsc.runtime import device_of, evaluating, public, warn
 
 if TYPE_CHECKING:
     import pandas as pd
 
+
 def renamed(**now: str) -> Callable:
-    """Accept old keywords for a release: under `renamed(blocks="count")` a call with blocks=3 means count=3, and warns."""
+    """Accept old keywords for one release, with a warning.
+
+    Under `renamed(blocks="count")` a call with blocks=3 means count=3.
+
+    Raises:
+        TypeError: a call has the old keyword and the new one.
+    """
 
     def accept(function: Callable) -> Callable:
+        @public
         @functools.wraps(function)
         def accepting(*args: Any, **kwargs: Any) -> Any:
             for old, new in now.items():
+                if old in kwargs and new in kwargs:
+                    raise TypeError(f"got {old}= and {new}=, two names of one argument.\n  Pass {new}= only.")
                 if old in kwargs:
-                    warn(f"{function.__name__}: {old}= is now called {new}=; the old name goes with the next release.",
-                         FutureWarning)
-                    kwargs.setdefault(new, kwargs.pop(old))
+                    warn(f"{old}= is now called {new}=; the next release knows {new}= only.", FutureWarning)
+                    kwargs[new] = kwargs.pop(old)
             return function(*args, **kwargs)
 
         return accepting
@@ -40,17 +49,15 @@ def checked_ratio(ratio: Ratio, of: str) -> float | dict[str, float]:
     """The ratio as plain floats, all inside (0, 1).
 
     Args:
-        of: what it is a share of, in words: "filters", "parameters".
+        of: the whole in words, for the message: "filters", "parameters".
 
     Raises:
-        ValueError: a share that is no number inside (0, 1); a mapping without a name.
+        ValueError: a share that is no number inside (0, 1); an empty mapping.
     """
     if not isinstance(ratio, Mapping):
         return _checked_share(ratio, "", of)
     if not ratio:
-        raise ValueError(
-            'the ratio {} names no conv.\n  Name some: {"layer1.0.conv1": 0.5}, or "*" for all.'
-        )
+        raise ValueError('the ratio {} names no conv.\n  Name some: {"layer1.0.conv1": 0.5}, or "*" for all.')
     return {str(name): _checked_share(share, f" for {name}", of) for name, share in ratio.items()}
 
 
@@ -68,13 +75,13 @@ def _checked_share(share: float, where: str, of: str) -> float:
 
 
 def check_images(images: Any) -> Tensor:
-    """The images as a tensor; what `task.sample` gives hands out its own.
+    """The images as a tensor, from a tensor or from a sample of a task.
 
-    Everything but a non-empty (N, C, H, W) tensor of finite, normalised floats is refused.
+    It must be a non-empty (N, C, H, W) tensor of finite, normalised floats.
 
     Raises:
         TypeError: not a tensor, or not floating point (uint8: not normalised).
-        ValueError: wrong number of dimensions, no images, NaN or infinity, or values as large as raw 0..255 pixels.
+        ValueError: wrong number of dimensions, no images, NaN or infinity, or values as large as raw pixels.
     """
     if not isinstance(images, Tensor):
         images = getattr(images, "images", images)
@@ -96,24 +103,24 @@ def check_images(images: Any) -> Tensor:
     bad = ~torch.isfinite(images).flatten(1).all(1)
     if bad.any():
         raise ValueError(
-            f"{int(bad.sum())} of {len(images)} images hold NaN or infinity; the first is image "
-            f"{int(bad.nonzero()[0])}.\n"
+            f"{int(bad.sum())} of {len(images)} images hold NaN or infinity; "
+            f"the first is image {int(bad.nonzero()[0])}.\n"
             f"  Leave those out, or mend what made them."
         )
     if images.abs().max() > 30:
         raise ValueError(
-            f"the largest value in the images is {float(images.abs().max()):.4g}; normalised images stay within "
-            f"about 10.\n"
-            f"  They look like raw 0..255 pixels: use (images / 255 - mean) / std, or take them from task.sample."
+            f"the largest value in the images is {float(images.abs().max()):.4g}; "
+            f"normalised images stay within about 10.\n"
+            f"  They look like raw 0..255 pixels: use (images / 255 - mean) / std, or images of task.sample."
         )
     return images
 
 
 def check_fits(images: Tensor, *models: nn.Module) -> None:
-    """Refuse images that one of the networks does not take, by trying the first one.
+    """Refuse images that one of the networks does not take, by running each network on the first image.
 
     Raises:
-        ValueError: wrong number of channels, wrong size; says what the network said.
+        ValueError: wrong number of channels, wrong size; the message quotes the network's own error.
     """
     with torch.no_grad(), evaluating(*models):
         for model in models:
@@ -138,10 +145,10 @@ def check_columns(table: "pd.DataFrame", *columns: str) -> None:
 
 
 def one_of(what: str, asked, values: Iterable):
-    """The value of the table that is `asked`, to within the rounding of a float.
+    """The value of the table that equals `asked`, to within the rounding of a float.
 
     Raises:
-        ValueError: there is none; lists those there are.
+        ValueError: there is none; the message lists the values of the table.
     """
     there = sorted({value for value in values if value == value})  # NaN is not equal to itself
     for value in there:
@@ -154,6 +161,6 @@ def one_of(what: str, asked, values: Iterable):
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """For the end of an error message: ' Did you mean "..."?' with the known word most like `word`, or nothing."""
+    """The end of an error message, ' Did you mean "..."?' with the most similar known word, or ""."""
     close = difflib.get_close_matches(str(word), list(known), n=1)
     return f' Did you mean "{close[0]}"?' if close else ""

@@ -1,4 +1,4 @@
-"""What tests share: which are skipped where something is missing, real data, threads, how hard hypothesis tries."""
+"""Shared by all tests: when to skip, where the real data are, threads, the effort of hypothesis."""
 
 import importlib.util
 import os
@@ -9,7 +9,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-# The same examples every time; HYPOTHESIS_PROFILE=thorough looks for new ones. Slow first calls are torch's, not ours.
+# The same examples every time; HYPOTHESIS_PROFILE=thorough looks for new ones.
+# No deadline: the first calls of torch are slow.
 _SLOW = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("steady", derandomize=True, max_examples=25, **_SLOW)
 settings.register_profile("thorough", max_examples=500, print_blob=True, **_SLOW)

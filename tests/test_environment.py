@@ -1,4 +1,4 @@
-"""The environment: pyproject.toml, constraints.txt, environment.yml and the Makefile ask for the same things."""
+"""The environment: pyproject.toml, constraints.txt, environment.yml and the Makefile ask for the same."""
 
 import ast
 import os
@@ -37,7 +37,7 @@ def test_every_package_has_a_lower_bound_and_a_tested_version_above_it(asked):
     assert [bound.operator for bound in asked.specifier] == [">="], f"{asked}: one lower bound, nothing else"
     pin = PINS.get(canonicalize_name(asked.name))
     assert pin, f"constraints.txt names no version of {asked.name}"
-    assert asked.specifier.contains(pin), f"constraints.txt has {asked.name} {pin}, pyproject.toml asks for {asked}"
+    assert asked.specifier.contains(pin), f"constraints.txt has {asked.name} {pin}, pyproject.toml {asked}"
 
 
 def test_no_package_is_pinned_twice():
@@ -54,7 +54,7 @@ def test_conda_users_get_the_same_packages_and_bounds():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     assert environment["name"] == "fsc"
     conda = [Requirement(entry) for entry in environment["dependencies"] if isinstance(entry, str)]
-    assert {entry.name for entry in conda} == {"python", "pip"}, "the packages come from pyproject.toml, through pip"
+    assert {entry.name for entry in conda} == {"python", "pip"}, "packages come from pyproject.toml, by pip"
     assert next(e.specifier for e in conda if e.name == "python") == SpecifierSet(PROJECT["requires-python"])
     assert pip_lines() == ["--constraint constraints.txt", f"--editable .[{','.join(EXTRAS)}]"]
 
@@ -65,18 +65,18 @@ def test_make_installs_what_environment_yml_installs():
 
 
 def test_what_is_imported_is_asked_for():
-    both = PROJECT["dependencies"] + EXTRAS["test"]
-    for folder, lines, scripts in (("fsc", PROJECT["dependencies"], []), ("tests", both, (ROOT / "data").rglob("*.py"))):
-        names = [Requirement(line).name for line in lines]
-        known = {MODULE_OF.get(name, name.replace("-", "_")) for name in names} | {"fsc", "IPython"}  # ipywidgets' own
-        known |= sys.stdlib_module_names | {path.stem for path in scripts} | {"helpers"}
+    ours = {"fsc", "helpers", *(path.stem for path in (ROOT / "data").rglob("*.py"))}
+    for folder, extras, own in (("fsc", [], {"fsc"}), ("tests", EXTRAS["test"], ours)):
+        names = [Requirement(line).name for line in PROJECT["dependencies"] + extras]
+        known = {MODULE_OF.get(name, name.replace("-", "_")) for name in names} | own
+        known |= sys.stdlib_module_names | {"IPython"}  # ipywidgets depends on IPython
         for path in sorted((ROOT / folder).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 origins = [n.name for n in node.names] if isinstance(node, ast.Import) else []
                 if isinstance(node, ast.ImportFrom) and not node.level:
                     origins = [node.module]
                 strange = {origin.split(".")[0] for origin in origins} - known
-                assert not strange, f"{path.relative_to(ROOT)} imports {strange}; pyproject.toml does not ask for it"
+                assert not strange, f"{path.relative_to(ROOT)} imports {strange}: not in pyproject.toml"
 
 
 @pytest.fixture

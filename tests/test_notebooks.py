@@ -1,4 +1,4 @@
-"""The stored notebooks: outputs of one clean run, small cells, the arc that every notebook follows, swept panels."""
+"""The stored notebooks: outputs of one clean run, small cells, the arc of every notebook, swept panels."""
 
 import ast
 import re
@@ -72,7 +72,8 @@ def test_a_panel_is_swept_by_a_checked_cell(notebook):
     for cell in code_cells(notebook):
         for node in ast.walk(ast.parse(without_magics(cell.source))):
             made = node.value if isinstance(node, ast.Assign) else None
-            if isinstance(made, ast.Call) and re.search(r"\bwidgets\.[A-Z]|\b\w*Panel$", ast.unparse(made.func)):
+            called = ast.unparse(made.func) if isinstance(made, ast.Call) else ""
+            if re.search(r"\bwidgets\.[A-Z]|\b\w*Panel$", called):
                 panels.add(node.targets[0].id)
     checked = [cell.source for cell in code_cells(notebook) if is_checked(cell)]
     for panel in panels:
@@ -95,7 +96,8 @@ def test_pictures_have_alt_text(notebook):
 
 @each_notebook
 def test_progress_bars_are_those_that_suit_where_they_run(notebook):
-    assert not [c.source for c in code_cells(notebook) if re.search(r"\bfrom tqdm import|\btqdm\.notebook", c.source)]
+    sources = [cell.source for cell in code_cells(notebook)]
+    assert not [source for source in sources if re.search(r"\bfrom tqdm import|\btqdm\.notebook", source)]
 
 
 def without_magics(source: str) -> str:

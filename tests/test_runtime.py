@@ -1,17 +1,121 @@
-"""Device, budget, progress, evaluation mode and the words of the check that every images argument goes through."""
+"""The root of the package: names in errors and warnings, device, budget, progress, checks of images."""
 
 import copy
 import importlib.metadata
+import inspect
 import re
 import time
+import warnings
 
 import pytest
 import torch
 from torch import nn
 
 from fsc import runtime
-from fsc.arguments import check_images
-from fsc.runtime import data_dir, device_of, evaluating, fingerprint, setup, track
+from fsc.arguments import check_fits, check_images, renamed
+from fsc.runtime import data_dir, device_of, evaluating, fingerprint, public, setup, track, warn
+
+OURS = {"__name__": "fsc.a_room_of_this_test", "public": public, "warn": warn, "torch": torch}
+exec(
+    """
+def refuse(text):
+    raise ValueError(text)
+
+@public
+def prune(what=lambda: refuse("too much")):
+    return what()
+
+@public
+def practise(what):
+    return prune(what)
+
+@public
+def hint():
+    warn("slow")
+
+class Explorer:
+    @public
+    def __init__(self, what):
+        what()
+
+    @public
+    def show(self, what):
+        what()
+""",
+    OURS,
+)
+"""Functions that count as the package's own, since an error is ours only if a module of `fsc` raised it."""
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda refuse: OURS["prune"](), "prune: too much"),
+        (lambda refuse: OURS["practise"](lambda: refuse("too much")), "prune: too much"),
+        (lambda refuse: OURS["Explorer"](lambda: refuse("no rows")), "Explorer: no rows"),
+        (lambda refuse: OURS["Explorer"](int).show(lambda: refuse("no rows")), "Explorer.show: no rows"),
+    ],
+    ids=["plain", "the inner of two", "__init__", "method"],
+)
+def test_an_error_of_ours_is_named_once_by_the_innermost_public_function(call, words):
+    with pytest.raises(ValueError) as caught:
+        call(OURS["refuse"])
+    assert str(caught.value) == words
+
+
+def users_callback():
+    raise ValueError("of the user")
+
+
+@pytest.mark.parametrize(
+    "what, words",
+    [
+        (users_callback, "of the user"),
+        (lambda: torch.zeros(2).view(3), "shape '[3]' is invalid for input of size 2"),
+        (eval("lambda: torch.zeros(2).view(3)", OURS), "shape '[3]' is invalid for input of size 2"),
+        (lambda: nn.Conv2d(3, 4, 3, groups=2), "in_channels must be divisible by groups"),
+        (eval("lambda: {}['layer1']", OURS), "'layer1'"),
+        (eval("lambda: int('three')", OURS), "invalid literal for int() with base 10: 'three'"),
+    ],
+    ids=["callback", "torch", "torch, called by us", "torch, written in Python", "lookup", "int"],
+)
+def test_an_error_of_torch_or_of_a_users_function_goes_through_as_it_is(what, words):
+    with pytest.raises((ValueError, RuntimeError, KeyError)) as caught:
+        OURS["practise"](what)
+    assert str(caught.value) == words
+
+
+def test_a_call_that_does_not_fit_the_signature_says_so_in_pythons_words():
+    with pytest.raises(TypeError) as caught:
+        OURS["prune"](ratio=0.5)
+    assert str(caught.value) == "prune() got an unexpected keyword argument 'ratio'"
+
+
+def test_a_warning_is_named_and_points_at_the_line_that_called():
+    with pytest.warns(UserWarning) as caught:
+        OURS["practise"](OURS["hint"]); here = inspect.currentframe().f_lineno  # noqa: E702
+    assert (str(caught[0].message), caught[0].filename, caught[0].lineno) == ("hint: slow", __file__, here)
+
+
+@pytest.mark.parametrize("order", [(renamed(blocks="count"), public), (public, renamed(blocks="count"))])
+def test_an_old_keyword_is_accepted_with_a_warning_that_names_its_successor(order):
+    def practise(teacher, *, count=1):
+        """Drop blocks."""
+        return teacher, count
+
+    function = order[0](order[1](practise))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert function("net", count=2) == ("net", 2)
+    with pytest.warns(FutureWarning, match=r"practise: blocks= is now called count=; the next") as caught:
+        assert function("net", blocks=3) == ("net", 3)
+    assert len(caught) == 1 and caught[0].filename == __file__
+    with pytest.raises(TypeError, match=r"practise: got blocks= and count=, two names of one argument"):
+        function("net", blocks=3, count=3)
+    assert list(inspect.signature(function).parameters) == ["teacher", "count"]
+    assert inspect.getsource(function) == inspect.getsource(practise)
+    assert function.__doc__ == "Drop blocks."
+
 
 FOUND = {"fsc": "1.2", "torch": "3.4", "torchvision": "5.6"}
 
@@ -83,7 +187,7 @@ def test_evaluating_gives_every_submodule_its_own_mode_back(fails):
 
 def test_track_reports_after_every_step():
     seen = []
-    for step in track(3, "work", lambda done, total: seen.append((done, total))):
+    for step in track(3, lambda done, total: seen.append((done, total))):
         assert seen == [(i, 3) for i in range(1, step + 1)]
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
@@ -95,17 +199,19 @@ def test_what_progress_raises_stops_the_work():
 
     steps = []
     with pytest.raises(KeyboardInterrupt):
-        for step in track(5, "work", stop):
+        for step in track(5, stop):
             steps.append(step)
     assert steps == [0, 1]
 
 
 def test_track_without_a_callable_shows_a_bar_once_it_takes_long(capsys):
-    assert list(track(3, "counting fast", None)) == [0, 1, 2]
-    for _ in track(3, "counting sheep", None):
-        time.sleep(0.3)
-    shown = capsys.readouterr().err
-    assert "counting sheep" in shown and "counting fast" not in shown
+    @public
+    def count(seconds):
+        return [(step, time.sleep(seconds))[0] for step in track(3, None)]
+
+    assert count(0) == [0, 1, 2] and capsys.readouterr().err == ""
+    count(0.3)
+    assert "count:" in capsys.readouterr().err
 
 
 GOOD = torch.zeros(2, 3, 8, 8)
@@ -114,7 +220,7 @@ GOOD = torch.zeros(2, 3, 8, 8)
 @pytest.mark.parametrize(
     "images, error, words",
     [
-        ([[1.0]], TypeError, "images must be a tensor (N, C, H, W), got list.\n  Pass few.images of few ="),
+        ([[1.0]], TypeError, "images must be a tensor (N, C, H, W), got list.\n  Pass few = task.sample"),
         (GOOD.byte(), TypeError, "images are torch.uint8, shape (2, 3, 8, 8); networks take normalised"),
         (GOOD[0], ValueError, "images have shape (3, 8, 8); asked for (N, C, H, W) with N at least 1.\n  A"),
         (GOOD[:0], ValueError, "images have shape (0, 3, 8, 8); asked for (N, C, H, W) with N at least 1."),
@@ -163,6 +269,6 @@ def test_a_fingerprint_tells_networks_and_weights_apart():
 
 def test_images_that_a_network_does_not_take_are_refused_with_what_it_said():
     net = torch.nn.Conv2d(3, 4, 3).train()
-    with pytest.raises(ValueError, match=r"mir: this Conv2d does not take images of shape \(2, 1, 8, 8\)") as caught:
-        runtime.check_fits("mir", torch.zeros(2, 1, 8, 8), net)
+    with pytest.raises(ValueError, match=r"Conv2d does not take images of shape \(2, 1, 8, 8\)") as caught:
+        check_fits(torch.zeros(2, 1, 8, 8), net)
     assert "expected input" in str(caught.value) and net.training

@@ -1,4 +1,4 @@
-"""Storing notebooks: what is kept of their outputs, what is refused, and that nbval then notices a wrong number."""
+"""Storing notebooks: which outputs are kept, which are refused, and that nbval notices a wrong number."""
 
 import os
 import re
@@ -32,7 +32,7 @@ def written(tmp_path):
 
 
 def test_stored_outputs_are_those_of_a_clean_quick_run_on_the_cpu(written):
-    bar = "from tqdm.auto import tqdm\nfor _ in tqdm(range(3), desc='steps', leave=False): pass\nprint('after the bar')"
+    bar = "from tqdm.auto import tqdm\nfor _ in tqdm(range(3), leave=False): pass\nprint('after the bar')"
     path = written(
         new_markdown_cell("# Toy"),
         "import os, sys, warnings\nprint(os.environ['FSC_BUDGET'], repr(os.environ['CUDA_VISIBLE_DEVICES']))",
@@ -63,14 +63,14 @@ def test_stored_outputs_are_those_of_a_clean_quick_run_on_the_cpu(written):
     "cell, words",
     [
         ("1 / 0", "ZeroDivisionError: division by zero"),
-        (new_code_cell("1 / 0", metadata={"tags": ["raises-exception"]}), "stores an error: ZeroDivisionError"),
+        (new_code_cell("1 / 0", metadata={"tags": ["raises-exception"]}), "stores an error: ZeroDivision"),
         ("import os\nprint('data in', os.path.expanduser('~') + '/cache')", "shows a path of the machine"),
         ("import tempfile\nprint(tempfile.mkdtemp())", "shows a path of the machine"),
         (checked("x = 1"), f"is tagged {CHECKED}, but has no stored output"),
         (checked("from tqdm.auto import tqdm\nfor _ in tqdm(range(3)): print(1)"), "shows a progress bar"),
         (checked("import sys\nprint(1, file=sys.stderr)"), r"shows stderr \(1\)"),
     ],
-    ids=["error", "allowed error", "home", "temporary folder", "nothing to check", "checked bar", "checked stderr"],
+    ids=["error", "allowed error", "home", "temporary", "nothing to check", "checked bar", "checked stderr"],
 )
 def test_a_notebook_that_nobody_else_could_reproduce_is_refused_and_left_as_it_was(written, cell, words):
     path = written("print('first')", cell)
@@ -113,7 +113,7 @@ def test_a_fault_in_stored_outputs_is_named(notebook, words):
     assert len(found) == 1 and re.search(words, found[0]), found
 
 
-@pytest.mark.parametrize("text", ["50 % of 16/32 filters", "https://a.org/home/x", "a/tmp/b", "</usr/x>", "33% | x"])
+@pytest.mark.parametrize("text", ["50 % of 16/32", "https://a.org/home/x", "a/tmp/b", "</usr/x>", "33% | x"])
 def test_what_only_looks_like_a_path_or_a_bar_is_no_fault(text):
     assert faults(stored(text, kind="stdout")) == []
 
@@ -123,10 +123,9 @@ def nbval(folder: Path) -> subprocess.CompletedProcess:
     makefile = (ROOT / "Makefile").read_text().replace("\\\n", " ")
     line = next(line for line in makefile.splitlines() if "--nbval-lax" in line)
     options = line.split("pytest notebooks", 1)[1].replace("=tests/", f"={ROOT}/tests/")
-    outer = ("PYTEST_XDIST_WORKER", "PYTEST_XDIST_WORKER_COUNT", "PYTEST_CURRENT_TEST", "PYTEST_XDIST_TESTRUNUID")
-    clean = {k: v for k, v in os.environ.items() if k not in outer}
-    command = [sys.executable, "-m", "pytest", folder, "--rootdir", folder, "-p", "no:cacheprovider", *options.split()]
-    return subprocess.run(command, cwd=folder, env=clean, capture_output=True, text=True)
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_XDIST", "PYTEST_CURRENT"))}
+    command = [sys.executable, "-m", "pytest", folder, "--rootdir", folder, "-p", "no:cacheprovider"]
+    return subprocess.run([*command, *options.split()], cwd=folder, env=clean, capture_output=True, text=True)
 
 
 def test_nbval_passes_what_was_stored_and_notices_a_wrong_number(written):

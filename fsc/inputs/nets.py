@@ -1,6 +1,7 @@
-"""Small networks for 32x32 images: the CIFAR ResNets of He et al., a plain VGG-like net, a net of inverted residuals.
+"""Small networks for 32x32 images: the CIFAR ResNets of He et al., a VGG-like net, inverted residuals.
 
-They are written out to be read. Nothing else in the package knows them: every edit works on what `torch.fx` sees.
+They are written out to be read. Nothing else in the package knows them: every edit works on what `torch.fx`
+sees.
 """
 
 import torch.nn.functional as F
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 
 class PadShortcut(nn.Module):
-    """Option A of He et al. 2016: halve the image, pad the channels with zeros on both sides. No parameters."""
+    """Option A of He et al. 2016: halve the image, pad the channels with zeros on both sides; no weights."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -37,7 +38,8 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """ResNet-(6n + 2): three stages of n basic blocks, 16, 32 and 64 channels wide.
 
-    Module names are those of the published weights (akamaster/pytorch_resnet_cifar10), so they load as they are.
+    Module names are those of the published weights (akamaster/pytorch_resnet_cifar10), so they load as they
+    are.
     """
 
     def __init__(self, blocks: int, classes: int = 10):
@@ -90,7 +92,8 @@ class InvertedResidual(nn.Module):
         wide = c_in * expand
         self.branch = nn.Sequential(
             nn.Conv2d(c_in, wide, 1, bias=False), nn.BatchNorm2d(wide), nn.ReLU6(),
-            nn.Conv2d(wide, wide, 3, stride, padding=1, groups=wide, bias=False), nn.BatchNorm2d(wide), nn.ReLU6(),
+            nn.Conv2d(wide, wide, 3, stride, padding=1, groups=wide, bias=False),
+            nn.BatchNorm2d(wide), nn.ReLU6(),
             nn.Conv2d(wide, c_out, 1, bias=False), nn.BatchNorm2d(c_out),
         )
         self.residual = stride == 1 and c_in == c_out
@@ -100,7 +103,7 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNet(nn.Module):
-    """MobileNetV2's arc at 32x32: a stem, three stages of inverted residuals, a 1x1 head, global average pooling."""
+    """MobileNetV2 for 32x32 images: stem, three stages of inverted residuals, 1x1 head, average pooling."""
 
     def __init__(self, classes: int = 10, expand: int = 4):
         super().__init__()

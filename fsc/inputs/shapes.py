@@ -1,8 +1,8 @@
 """Ten classes of 32x32 drawings: the embedded images, made from a seed alone.
 
-A drawing is one shape (the class) at a random place, size, angle and aspect, filled with a colour and a texture, on a
-background with its own colours and texture, among a few distracting strokes, under noise. The difficulty was tuned so
-that a compressed network suffers here as it does on photographs; `data/README.md` holds the comparison.
+A drawing is one shape (the class) at a random place, size, angle and aspect, filled with a colour and a
+texture, on a background with its own colours and texture, among a few distracting strokes, under noise. The
+difficulty was tuned so that compression costs a network as much here as on photographs: see `data/README.md`.
 """
 
 import math
@@ -33,15 +33,16 @@ def _draw_batch(labels: Tensor, rng: torch.Generator) -> Tensor:
     n = len(labels)
     x, y = _grid(n)                                                    # (n, 32, 32) each, in [-1, 1]
 
-    def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return low + (high - low) * torch.rand(n, *shape, generator=rng)
+    def uniform(low: float, high: float, *channels: int) -> Tensor:
+        """One number per drawing, (n, 1, 1), or one per drawing and channel, (n, channels, 1, 1)."""
+        return low + (high - low) * torch.rand(n, *channels, 1, 1, generator=rng)
 
     angle = uniform(0, 2 * math.pi)
     radius = uniform(0.38, 0.7)
     stretch = uniform(0.85, 1.18)
-    u, v = _turn(x - _wide(uniform(-0.25, 0.25)), y - _wide(uniform(-0.25, 0.25)), angle)
-    u, v = u / _wide(radius * stretch), v / _wide(radius / stretch)
-    inside = _cover(_signed_distance(u, v, labels) * _wide(radius))    # (n, 32, 32) in [0, 1]
+    u, v = _turn(x - uniform(-0.25, 0.25), y - uniform(-0.25, 0.25), angle)
+    u, v = u / (radius * stretch), v / (radius / stretch)
+    inside = _cover(_signed_distance(u, v, labels) * radius)           # (n, 32, 32) in [0, 1]
 
     ground = _colours(x, y, uniform)                                   # (n, 3, 32, 32)
     ink = _colours(x, y, uniform)
@@ -54,7 +55,7 @@ def _draw_batch(labels: Tensor, rng: torch.Generator) -> Tensor:
     for _ in range(3):
         picture = _stroke(picture, x, y, uniform)
     noise = torch.randn(picture.shape, generator=rng)
-    picture = picture + uniform(0.03, 0.11)[:, None, None, None] * noise
+    picture = picture + uniform(0.03, 0.11)[:, None] * noise
     return (picture.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
@@ -64,17 +65,13 @@ def _grid(n: int) -> tuple[Tensor, Tensor]:
     return x.expand(n, -1, -1), y.expand(n, -1, -1)
 
 
-def _wide(t: Tensor) -> Tensor:
-    return t[:, None, None]
-
-
 def _turn(x: Tensor, y: Tensor, angle: Tensor) -> tuple[Tensor, Tensor]:
-    c, s = _wide(angle.cos()), _wide(angle.sin())
+    c, s = angle.cos(), angle.sin()
     return c * x + s * y, c * y - s * x
 
 
 def _cover(distance: Tensor) -> Tensor:
-    """Share of a pixel that lies inside, from the signed distance to the outline (a pixel is 2 / SIZE wide)."""
+    """Share of each pixel that lies inside, from the signed distance; a pixel is 2 / SIZE wide."""
     return (0.5 - distance * (SIZE / 2)).clamp(0, 1)
 
 
@@ -105,11 +102,12 @@ def _polygon(u, v, corners):
 def _star(u, v):
     r, angle = (u * u + v * v).sqrt(), torch.atan2(v, u)
     wedge = 2 * math.pi / 5
-    folded = (torch.remainder(angle + wedge / 2, wedge) - wedge / 2).abs()      # 0 at a tip, wedge / 2 in a notch
+    # Fold the five points onto one: 0 at its tip, wedge / 2 in the notch beside it.
+    folded = (torch.remainder(angle + wedge / 2, wedge) - wedge / 2).abs()
     px, py = r * folded.cos(), r * folded.sin()
     tip, notch = 1.05, 0.45
     nx, ny = notch * math.cos(wedge / 2), notch * math.sin(wedge / 2)
-    ex, ey = nx - tip, ny                                                       # edge from tip to notch
+    ex, ey = nx - tip, ny                                                       # the edge from tip to notch
     return ((px - tip) * -ey + py * ex) / math.hypot(ex, ey) * -1
 
 
@@ -131,16 +129,16 @@ def _colours(x: Tensor, y: Tensor, uniform) -> Tensor:
     """A colour, a gradient and a wave of random direction, frequency and strength: (n, 3, 32, 32)."""
     slope_u, _ = _turn(x, y, uniform(0, 2 * math.pi))
     wave_u, _ = _turn(x, y, uniform(0, 2 * math.pi))
-    wave = torch.sin(wave_u * _wide(uniform(3, 16)) + _wide(uniform(0, 2 * math.pi)))
-    base = uniform(0.12, 0.88, 3)[:, :, None, None]
-    gradient = uniform(-0.18, 0.18, 3)[:, :, None, None] * slope_u[:, None]
-    texture = uniform(-0.16, 0.16, 3)[:, :, None, None] * wave[:, None]
+    wave = torch.sin(wave_u * uniform(3, 16) + uniform(0, 2 * math.pi))
+    base = uniform(0.12, 0.88, 3)
+    gradient = uniform(-0.18, 0.18, 3) * slope_u[:, None]
+    texture = uniform(-0.16, 0.16, 3) * wave[:, None]
     return base + gradient + texture
 
 
 def _stroke(picture: Tensor, x: Tensor, y: Tensor, uniform) -> Tensor:
     """One short line of its own colour over the picture, thin enough to leave the shape recognisable."""
-    u, v = _turn(x - _wide(uniform(-1, 1)), y - _wide(uniform(-1, 1)), uniform(0, 2 * math.pi))
-    line = torch.maximum(u.abs() - _wide(uniform(0.1, 0.6)), v.abs() - _wide(uniform(0.02, 0.07)))
+    u, v = _turn(x - uniform(-1, 1), y - uniform(-1, 1), uniform(0, 2 * math.pi))
+    line = torch.maximum(u.abs() - uniform(0.1, 0.6), v.abs() - uniform(0.02, 0.07))
     cover = _cover(line)[:, None]
-    return picture + cover * (uniform(0, 1, 3)[:, :, None, None] - picture)
+    return picture + cover * (uniform(0, 1, 3) - picture)

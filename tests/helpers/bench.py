@@ -38,7 +38,7 @@ BENCHES: list[Bench] = []
 
 
 def bench(what: str, limit: float, unit: str):
-    """Enter a function in the table: it returns its runs in `unit`, whose median should be at most `limit`."""
+    """Enter a function in the table. It returns runs in `unit`; their median should be at most `limit`."""
 
     def enter(runs: Callable[[], list[float]]):
         BENCHES.append(Bench(what, limit, unit, runs))
@@ -53,12 +53,17 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
+def print_of(program: str) -> float:
+    """The number that a program prints, in a process of its own."""
+    here = Path(__file__).parents[2]
+    command = [sys.executable, "-c", program]
+    return float(subprocess.run(command, cwd=here, capture_output=True, check=True).stdout)
+
+
 @bench("import fsc, beyond torch", 0.5, "s")
 def import_beyond_torch():
-    program = "import torch, time; begin = time.perf_counter(); import fsc; print(time.perf_counter() - begin)"
-    here = Path(__file__).parents[2]
-    run = functools.partial(subprocess.run, [sys.executable, "-c", program], cwd=here, capture_output=True, check=True)
-    return [float(run().stdout) for _ in range(7)]
+    program = "import torch, time; begin = time.time(); import fsc; print(time.time() - begin)"
+    return [print_of(program) for _ in range(7)]
 
 
 @bench("prune ResNet-50 by half", 2.0, "s")
@@ -69,7 +74,7 @@ def prune_resnet50():
 
 @bench("fine-tuning step of ResNet-20, against a bare loop", 1.1, "x")
 def finetune_step():
-    """Against forward, backward and SGD step on one batch that lies ready, in the same memory format."""
+    """Compare with forward, backward and SGD step on one prepared batch, in the same memory format."""
     net, images, labels = NETS["resnet20"](10), torch.randn(256, 3, 32, 32), torch.randint(10, (256,))
     batch, wanted = images[:64].contiguous(memory_format=torch.channels_last), labels[:64]
 
@@ -90,7 +95,7 @@ def finetune_step():
 
 @bench("MiR step of ResNet-20, against a bare loop", 1.1, "x")
 def mir_step():
-    """Against teacher forward, student forward, backward and SGD step on one batch that lies ready."""
+    """Compare with teacher forward, student forward, backward and SGD step on one prepared batch."""
     teacher, images = NETS["resnet20"](10).eval(), torch.randn(256, 3, 32, 32)
     student = fsc.prune_filters(teacher, 0.5)
     batch = images[:64].contiguous(memory_format=torch.channels_last)
@@ -116,7 +121,7 @@ def mir_step():
 
 @bench("FSKD of ResNet-20, 500 images, against one forward pass", 4.0, "x")
 def fskd_time():
-    """Against one forward pass of teacher and student over the same images, in batches as large as the sweep's."""
+    """Compare with one forward pass of teacher and student over the same images, in equally large batches."""
     teacher, images = NETS["resnet20"](10).eval(), torch.randn(500, 3, 32, 32)
     student = fsc.prune_filters(teacher, 0.5)
 
@@ -134,20 +139,17 @@ def fskd_time():
 
 @bench("FSKD of ResNet-20, 5,000 images, memory of all", 2.0, "GB")
 def fskd_memory():
-    """Peak of a process that holds torch, the images and the sweep."""
-    program = (
+    """Measure the peak of a process that holds torch, the images and the fit."""
+    return [print_of(
         "import resource, torch, fsc; from fsc.inputs.nets import NETS; t = NETS['resnet20'](10).eval();"
-        "fsc.fskd(t, fsc.prune_filters(t, 0.5), torch.randn(5000, 3, 32, 32), progress=lambda done, total: None);"
+        "fsc.fskd(t, fsc.prune_filters(t, 0.5), torch.randn(5000, 3, 32, 32), progress=lambda *_: None);"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)"
-    )
-    here = Path(__file__).parents[2]
-    run = functools.partial(subprocess.run, [sys.executable, "-c", program], cwd=here, capture_output=True, check=True)
-    return [float(run().stdout)]
+    )]
 
 
 @bench("recoverability of a block, closed, in SGD steps", 10, "steps")
 def recoverability_time():
-    """As many steps of the published adaptors as take the same time; the paper takes 1,000 a block: 100 times 10."""
+    """Count the steps of the published adaptors that take as long; the paper takes 1,000 per block."""
     teacher, images = NETS["resnet20"](10).eval(), torch.randn(500, 3, 32, 32)
     judge = functools.partial(fsc.recoverability, teacher, images, latency=False, progress=quiet)
     names = fsc.droppable_blocks(teacher)
@@ -165,7 +167,7 @@ def recoverability_time():
 
 @bench("a knob of a panel, first visit", 200, "ms")
 def knob():
-    """Every setting of a panel over the stored study, each for the first time: look up, draw, encode."""
+    """Visit every setting of a panel over the stored study for the first time: look up, draw, encode."""
     table = pd.read_csv(fsc.data_dir() / "studies" / "methods.csv", comment="#").query("task == 'shapes'")
     repaired = table[table.samples.notna()]
     knobs = {"samples": sorted(repaired.samples.unique()), "ratio": sorted(repaired.ratio.unique())}
@@ -207,8 +209,9 @@ def main() -> int:
     for entry in BENCHES:
         rows.append(row(entry))
         print(line(*rows[-1]), flush=True)
-    print(f"\nMedian of n runs +- half their interquartile range; seed {SEED}; {processor()}, "
-          f"{torch.get_num_threads()} CPU threads; Python {platform.python_version()}, torch {torch.__version__}.")
+    where = f"{processor()}, {torch.get_num_threads()} CPU threads"
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}"
+    print(f"\nMedian of n runs +- half their interquartile range; seed {SEED}; {where}; {versions}.")
     return int(any(verdict.startswith("failed") for *_, verdict in rows))
 
 

@@ -7,7 +7,7 @@ from fsc.graph.backbone import cut_backbone
 
 
 def odd_norms(net: nn.Module, seed: int = 0) -> nn.Module:
-    """Statistics and scales far from 1, one gamma exactly 0."""
+    """Give each BatchNorm statistics and scales far from 1, and one gamma that is exactly 0."""
     rng = torch.Generator().manual_seed(seed)
     for bn in (m for m in net.modules() if isinstance(m, nn.BatchNorm2d)):
         bn.weight.data = 0.5 + torch.rand(bn.num_features, generator=rng)
@@ -19,9 +19,10 @@ def odd_norms(net: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def feature(net, name, images):
-    """What module `name` puts out."""
+    """The output of module `name`."""
     kept = []
-    handle = net.get_submodule(name).register_forward_hook(lambda m, i, out: kept.append(out.detach().clone()))
+    module = net.get_submodule(name)
+    handle = module.register_forward_hook(lambda module, args, out: kept.append(out.detach().clone()))
     with torch.no_grad():
         net(images)
     handle.remove()
@@ -29,7 +30,7 @@ def feature(net, name, images):
 
 
 def loss(teacher, student, images):
-    """MiR's: the mean squared error between the features before pooling."""
+    """The loss of MiR: the mean squared error between the features before pooling."""
     with torch.no_grad():
         a, b = (cut_backbone(net, images[:1]).body(images) for net in (student, teacher))
     return float((a - b).double().square().mean())

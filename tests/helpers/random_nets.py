@@ -1,4 +1,4 @@
-"""Random small CNNs for hypothesis: every block says which activation shows the channels of which conv or norm."""
+"""Random small CNNs for hypothesis; each block knows which module passes on the channels of which layer."""
 
 import torch
 from hypothesis import strategies as st
@@ -6,7 +6,7 @@ from torch import nn
 
 
 class Block(nn.Module):
-    """`shows`: module whose output channels are those of a conv or norm -> that module, names inside the block."""
+    """`shows`: a module whose output channels are those of a conv or norm -> that layer, by names inside."""
 
     shows: dict[str, str] = {}
 
@@ -39,7 +39,8 @@ class Residual(Block):
         self.c_out = draw(st.sampled_from((c, c + 2)))
         stride = draw(st.integers(1, 2)) if self.c_out != c else 1
         self.conv1, self.bn1, self.act1 = _conv(c, hidden, stride=stride), nn.BatchNorm2d(hidden), nn.ReLU()
-        self.conv2, self.bn2, self.act2 = _conv(hidden, self.c_out, bias=True), nn.BatchNorm2d(self.c_out), nn.ReLU()
+        self.conv2, self.bn2 = _conv(hidden, self.c_out, bias=True), nn.BatchNorm2d(self.c_out)
+        self.act2 = nn.ReLU()
         self.down = _conv(c, self.c_out, 1, stride=stride) if self.c_out != c else nn.Identity()
 
     def forward(self, x):
@@ -63,7 +64,7 @@ class Grouped(Block):
 
 
 class Inverted(Block):
-    """With a squeeze-and-excitation gate; no activation at the end, so an Identity marks the place."""
+    """An inverted residual with a squeeze-and-excitation gate; an Identity marks its end."""
 
     shows = {"act1": "up", "act2": "up", "act_gate": "gate1", "end": "down"}
 
@@ -72,7 +73,8 @@ class Inverted(Block):
         hidden, squeeze = draw(st.integers(2, 8)), draw(st.integers(1, 3))
         self.c_out = c
         self.up, self.bn1, self.act1 = _conv(c, hidden, 1), nn.BatchNorm2d(hidden), nn.Hardswish()
-        self.deep, self.bn2, self.act2 = _conv(hidden, hidden, groups=hidden), nn.BatchNorm2d(hidden), nn.ReLU6()
+        self.deep, self.bn2 = _conv(hidden, hidden, groups=hidden), nn.BatchNorm2d(hidden)
+        self.act2 = nn.ReLU6()
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.gate1, self.act_gate = _conv(hidden, squeeze, 1, bias=True), nn.ReLU()
         self.gate2 = _conv(squeeze, hidden, 1)
@@ -126,7 +128,7 @@ class RandomNet(nn.Module):
 
 @st.composite
 def random_nets(draw) -> RandomNet:
-    """A random net in eval mode and float64, BatchNorms with odd statistics and scales, some of them zero."""
+    """Draw a net in eval mode and float64; its BatchNorms have odd statistics and scales, some of them 0."""
     torch.manual_seed(draw(st.integers(0, 2**16)))
     net = RandomNet(draw).double().eval()
     for module in net.modules():

@@ -1,7 +1,7 @@
 """Run notebooks in place, in the quick budget on the CPU, and store their outputs clean: `make notebooks`.
 
-A notebook in which a cell raises, or whose outputs nobody else could reproduce, is left as it was, and the exit status
-is 1. The rules stand in `faults`; tests/test_notebooks.py holds the stored notebooks against the same ones.
+A notebook is left as it was, and the exit status is 1, if a cell raises or if nobody else could reproduce its
+outputs. `faults` has the rules; tests/test_notebooks.py holds the stored notebooks to the same rules.
 """
 
 import argparse
@@ -20,9 +20,10 @@ ROOT = Path(__file__).resolve().parents[2]
 CHECKED = "nbval-check-output"
 VIEW = "application/vnd.jupyter.widget-view+json"
 STATE = "application/vnd.jupyter.widget-state+json"
-BAR = re.compile(r"\d+%\||[\d?]+ ?it\b.*(it/s|s/it)|\d+it \[")  # what tqdm writes where a widget cannot be shown
-OWN_PATHS = ("/root/", "/home/", "/Users/", "/tmp/", "/usr/", "/opt/", "/var/", f"{Path.home()}/", f"{ROOT.parent}/")
-PATH = re.compile(r"(?<![\w.~:/<+=-])(" + "|".join(re.escape(p) for p in OWN_PATHS if len(p) > 2) + r")[\w.-]+")
+BAR = re.compile(r"\d+%\||[\d?]+ ?it\b.*(it/s|s/it)|\d+it \[")  # tqdm's text where a widget cannot be shown
+OWN = [f"/{folder}/" for folder in ("root", "home", "Users", "tmp", "usr", "opt", "var")]
+OWN += [f"{folder}/" for folder in (Path.home(), ROOT.parent) if len(folder.parts) > 1]
+PATH = re.compile(rf"(?<![\w.~:/<+=-])({'|'.join(map(re.escape, OWN))})[\w.-]+")
 
 
 class NotStored(Exception):
@@ -54,10 +55,10 @@ def run(notebook: nbformat.NotebookNode, folder: Path) -> nbformat.NotebookNode:
 
 
 def clean(notebook: nbformat.NotebookNode) -> list[str]:
-    """Take out, in place, what differs from run to run or is dead without a kernel; say what else was thrown away.
+    """Remove, in place, what differs from run to run or needs a kernel; return what else was thrown away.
 
-    Progress bars and stderr go. Of a panel the words stay, not the view: its knobs would not answer. Of a picture the
-    PNG stays, not its copy in HTML. Of the metadata only the language and the cells' tags stay.
+    Progress bars and stderr are removed. A panel keeps its words and loses its view, which needs a kernel. A
+    picture keeps its PNG and loses its copy in HTML. The metadata keep the language and the tags of cells.
 
     Raises:
         NotStored: a cell whose output is checked would lose a part of it: the check could not pass.
@@ -66,20 +67,21 @@ def clean(notebook: nbformat.NotebookNode) -> list[str]:
     kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
     notebook.metadata = nbformat.from_dict({"kernelspec": kernel, "language_info": {"name": "python"}})
     for number, cell in enumerate(notebook.cells):
-        cell.metadata = nbformat.from_dict({k: v for k, v in cell.metadata.items() if k in ("tags", "jupyter")})
+        tags = {key: value for key, value in cell.metadata.items() if key in ("tags", "jupyter")}
+        cell.metadata = nbformat.from_dict(tags)
         if cell.cell_type != "code":
             continue
         kept = []
         for output in cell.outputs:
             data = output.get("data", {})
-            if "image/png" in data:  # pages that show notebooks without a kernel may drop an <img> out of HTML
+            if "image/png" in data:  # pages that show notebooks without a kernel may drop an <img> of HTML
                 data.pop("text/html", None)
             view = data.pop(VIEW, None)
             bar = view and BAR.search(output.data.get("text/plain", ""))
             error_stream = output.get("name") == "stderr"
             if (bar or error_stream) and CHECKED in cell.metadata.get("tags", []):
                 what = "a progress bar" if bar else f"stderr ({output.text.strip()[:100]})"
-                raise NotStored(f"cell {number} is tagged {CHECKED}, but shows {what}: print in a cell of its own.")
+                raise NotStored(f"cell {number} is tagged {CHECKED}, but shows {what}: use another cell.")
             if error_stream:
                 said.append(f"cell {number}: stderr not stored: {output.text.strip().splitlines()[-1][:160]}")
             elif not bar:
@@ -89,7 +91,7 @@ def clean(notebook: nbformat.NotebookNode) -> list[str]:
 
 
 def faults(notebook: nbformat.NotebookNode) -> list[str]:
-    """What is wrong with the stored outputs, a sentence each; empty for outputs of one clean run."""
+    """The faults of the stored outputs, one sentence for each; none if they come from one clean run."""
     code = [(i, c) for i, c in enumerate(notebook.cells) if c.cell_type == "code" and c.source.strip()]
     counts = [cell.execution_count for _, cell in code]
     found = []
@@ -105,7 +107,7 @@ def faults(notebook: nbformat.NotebookNode) -> list[str]:
                 found.append(f"cell {number} stores stderr: {output.text.strip()[:100]}")
             text = "\n".join(_texts(output))
             if VIEW in output.get("data", {}) or BAR.search(text):
-                found.append(f"cell {number} stores a widget or a progress bar, which is dead without its kernel.")
+                found.append(f"cell {number} stores a widget or a progress bar, which needs a kernel.")
             if path := PATH.search(text):
                 found.append(f"cell {number} shows a path of the machine it ran on: {path[0]}")
     if STATE in notebook.metadata.get("widgets", {}) and "state" not in notebook.metadata.widgets[STATE]:
@@ -114,7 +116,7 @@ def faults(notebook: nbformat.NotebookNode) -> list[str]:
 
 
 def store(path: Path) -> list[str]:
-    """Run the notebook at `path` and replace the file by one with clean outputs; returns what was thrown away.
+    """Run the notebook at `path` and replace it by one with clean outputs; return what was thrown away.
 
     Raises:
         NotStored: a cell failed, or the outputs have faults. The file is untouched.
@@ -132,7 +134,7 @@ def store(path: Path) -> list[str]:
 
 
 def _texts(output: nbformat.NotebookNode) -> list[str]:
-    """What an output says in words, pictures left out."""
+    """The text of an output, without pictures."""
     data = output.get("data", {})
     words = [v for kind, v in data.items() if kind.startswith("text/")] + [output.get("text", "")]
     return [re.sub(r"data:image/[^\"']*", "", text) for text in words]
@@ -147,10 +149,11 @@ def main() -> int:
         try:
             said = store(path)
         except NotStored as why:
-            print(f"{path}: NOT stored, left as it was:\n  " + str(why).replace("\n", "\n  "), file=sys.stderr)
+            words = str(why).replace("\n", "\n  ")
+            print(f"{path}: NOT stored, left as it was:\n  {words}", file=sys.stderr)
             failed += 1
         else:
-            print(f"{path}: stored, ran {time.perf_counter() - start:.0f} s" + "".join(f"\n  {line}" for line in said))
+            print("\n  ".join([f"{path}: stored, ran {time.perf_counter() - start:.0f} s", *said]))
     return 1 if failed else 0
 
 

@@ -38,7 +38,8 @@ def test_class_folders_equal_torchvisions_imagefolder(tmp_path):
         reference = datasets.ImageFolder(str(tmp_path / split), transform=prepare)
         images = getattr(task, split)
         assert images.labels.tolist() == reference.targets and images.labels.dtype == torch.int64
-        torch.testing.assert_close(images.images, torch.stack([image for image, _ in reference]), atol=1e-6, rtol=0)
+        expected = torch.stack([image for image, _ in reference])
+        torch.testing.assert_close(images.images, expected, atol=1e-6, rtol=0)
     assert (task.name, task.like, task.classes, task.skipped) == ("folder", "cifar10", CIFAR10, ())
 
 
@@ -60,7 +61,7 @@ def test_a_flat_folder_has_no_labels_and_nothing_held_out(tmp_path):
     assert task.sample(2).images.shape == (2, 3, 32, 32) and task.like == "shapes"
 
 
-@pytest.mark.parametrize("extension", ["png", "jpg", "jpeg", "JPG", "bmp", "webp", "gif", "ppm", "tif", "tiff"])
+@pytest.mark.parametrize("extension", "png jpg jpeg JPG bmp webp gif ppm tif tiff".split())
 def test_every_usual_format_is_a_picture(tmp_path, extension):
     picture(tmp_path / f"a.{extension}")
     assert load_task("folder", tmp_path, like="cifar10").example.shape == (1, 3, 32, 32)
@@ -71,8 +72,8 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
     path = picture(tmp_path / "a.png", mode=mode)
     task = load_task("folder", tmp_path, like="cifar10")
     pixels = np.array(Image.open(path).convert("RGB")).transpose(2, 0, 1)[None] / 255
-    std = np.reshape(task.std, (3, 1, 1))
-    np.testing.assert_allclose(task.example.numpy() * std + np.reshape(task.mean, (3, 1, 1)), pixels, atol=1e-6)
+    mean, std = (np.reshape(three, (3, 1, 1)) for three in (task.mean, task.std))
+    np.testing.assert_allclose(task.example.numpy() * std + mean, pixels, atol=1e-6)
 
 
 def test_hidden_files_and_other_extensions_are_no_pictures(tmp_path):
@@ -162,14 +163,14 @@ def only_broken(root):
 
 WRONG = {
     "nowhere": (lambda root: root.rmdir(), FileNotFoundError, "there is no folder {root}."),
-    "empty": (lambda root: None, ValueError, "Found: 0 pictures and 0 folders (none).\n  Understood: DIR/train/CLASS/"),
-    "no pictures": (lambda root: (root / "a.txt").touch(), ValueError, "Found: 0 pictures and 0 folders (none)."),
+    "empty": (lambda root: None, ValueError, "0 pictures and 0 folders (none).\n  Understood: DIR/train/"),
+    "no pictures": (lambda root: (root / "a.txt").touch(), ValueError, "0 pictures and 0 folders (none)."),
     "classes, no splits": (
         lambda root: [picture(root / c / "a.png") for c in ("cat", "dog")],
         ValueError,
-        "{root} is neither of the two layouts that are understood.\n  Found: 0 pictures and 2 folders (cat, dog).",
+        "{root} is neither of the two layouts that are understood.\n  Found: 0 pictures and 2 folders (cat,",
     ),
-    "only train": (lambda root: picture(root / "train/cat/a.png"), ValueError, "0 pictures and 1 folders (train)."),
+    "only train": (lambda root: picture(root / "train/cat/a.png"), ValueError, "and 1 folders (train)"),
     "flat and folders": (
         lambda root: [picture(root / "a.png"), picture(root / "more/b.png")],
         ValueError,
@@ -178,7 +179,7 @@ WRONG = {
     "classes differ": (
         lambda root: labelled(root, ("cat", "dog", "ship"), ("cat", "truck")),
         ValueError,
-        "the classes in {root} differ between train and test.\n  Only in train: dog, ship. Only in test: truck.",
+        "the classes in {root} differ between train and test.\n  Only in train: dog, ship. Only in test: t",
     ),
     "mixed classes": (
         lambda root: labelled(root, ("cat", "dog", "automobil", "zzz")),
@@ -189,7 +190,7 @@ WRONG = {
     "an empty class": (
         lambda root: (labelled(root) / "train" / "frog").mkdir(),
         ValueError,
-        "{root}/train has no pictures in frog.\n  Asked for: train/CLASS/*.png, at least one picture in every",
+        "{root}/train has no pictures in frog.\n  Asked for: train/CLASS/*.png, at least one picture in",
     ),
     "pictures beside the classes": (
         lambda root: picture(labelled(root) / "test" / "a.png"),
@@ -204,7 +205,7 @@ WRONG = {
     "all broken": (
         only_broken,
         ValueError,
-        "none of the pictures in {root}/test can be read.\n  The first: {root}/test/cat/0.png (cannot identify",
+        "none of the pictures in {root}/test can be read.\n  The first: {root}/test/cat/0.png (cannot",
     ),
     "all broken, flat": (
         lambda root: (root / "a.png").write_text("no"),
@@ -228,11 +229,12 @@ def test_a_folder_that_cannot_be_understood_is_refused(tmp_path, case):
     [
         ({"like": "cifar10"}, "got root=None, like=cifar10."),
         ({"root": "."}, "got root=., like=None."),
-        ({"root": ".", "like": "cifar"}, 'got root=., like=cifar. Did you mean "cifar10"?\n  TASK is one of shapes,'),
+        ({"root": ".", "like": "cifar"}, 'got root=., like=cifar. Did you mean "cifar10"?\n  TASK is one of'),
     ],
 )
 def test_a_folder_needs_a_root_and_a_task_it_is_like(options, words):
-    with pytest.raises(ValueError, match=re.escape('load_task: "folder" needs root=DIR and like=TASK; ' + words)):
+    words = 'load_task: "folder" needs root=DIR and like=TASK; ' + words
+    with pytest.raises(ValueError, match=re.escape(words)):
         load_task("folder", **options)
 
 

@@ -1,4 +1,4 @@
-"""The drawn images: the same each time, outlines of the right area, no class that the colours alone give away."""
+"""The drawn images: the same each time, outlines of the right area, colours that do not tell the class."""
 
 import math
 
@@ -42,7 +42,7 @@ def test_one_thread_draws_what_two_draw():
 
 def test_classes_are_about_equally_frequent():
     labels = shapes.draw(5000, seed=2)[1]
-    assert (labels.bincount() - 500).abs().max() < 5 * (5000 * 0.1 * 0.9) ** 0.5       # five standard deviations
+    assert (labels.bincount() - 500).abs().max() < 5 * (5000 * 0.1 * 0.9) ** 0.5  # five standard deviations
 
 
 def test_no_two_pictures_of_train_and_test_are_the_same():

@@ -1,4 +1,4 @@
-"""Accuracy and agreement by hand, costs against published numbers, and a table that puts them side by side."""
+"""Accuracy and agreement by hand, costs against published numbers, and the table that compares networks."""
 
 import math
 import re
@@ -10,13 +10,14 @@ from torch import nn
 
 from fsc.inputs.nets import NETS
 from fsc.inputs.tasks import Images, Task
-from fsc.measure.quality import Cost, accuracy, agreement, compare, cost
+from fsc.measure.quality import Cost, accuracy, agreement, compare, cost, predictions
+from fsc.runtime import quiet
 
-QUIET = {"progress": lambda done, total: None}
+QUIET = {"progress": quiet}
 
 
 class Scores(nn.Module):
-    """Its scores are the image's first row, of `classes` pixels, times a factor: what it answers is in the image."""
+    """A network whose scores are the first row of the image, `classes` pixels, times a factor."""
 
     def __init__(self, factor: float = 1.0, classes: int = 4):
         super().__init__()
@@ -58,7 +59,7 @@ def test_accuracy_is_measured_in_eval_mode_and_every_module_gets_its_own_mode_ba
     net = nn.Sequential(Scores(), nn.Identity())
     net[1].eval()
     assert {accuracy(net, JUDGED) for _ in range(5)} == {2 / 5}
-    assert (net.training, net[0].training, net[0].dropout.training, net[1].training) == (True, True, True, False)
+    assert [module.training for module in (net, net[0], net[0].dropout, net[1])] == [True, True, True, False]
 
 
 def test_agreement_is_the_share_of_images_named_alike_and_needs_no_labels():
@@ -68,39 +69,55 @@ def test_agreement_is_the_share_of_images_named_alike_and_needs_no_labels():
     # Of the first two classes alone, the higher is the highest of all in images 0, 2 and 4.
     two = nn.Sequential(Scores(classes=2), nn.ConstantPad1d((0, 2), -9.0))
     assert agreement(two, Scores(), JUDGED, batch_size=2) == 3 / 5
+    assert agreement(model=two, teacher=Scores(), images=JUDGED) == 3 / 5
 
 
-def test_accuracy_reports_a_step_a_batch():
+def test_predictions_are_the_classes_with_the_highest_scores():
+    found = predictions(Scores(), images_of(ROWS, None), batch_size=2)
+    assert found.tolist() == [0, 3, 1, 2, 0] and found.dtype == torch.int64
+
+
+def test_accuracy_reports_every_batch():
     seen = []
     accuracy(Scores(), JUDGED, batch_size=2, progress=lambda *step: seen.append(step))
     assert seen == [(1, 3), (2, 3), (3, 3)]
 
 
 @pytest.mark.parametrize(
-    "call, error, words",
+    "call, words",
     [
-        (lambda: accuracy(Scores(), torch.zeros(5, 3, 2, 4)), TypeError,
-         "accuracy: asked for images with their labels, got Tensor.\n  Pass task.test, or few = task.sample(50)"),
-        (lambda: agreement(Scores(), Scores(), [1]), TypeError, "agreement: asked for images with their labels, got"),
-        (lambda: accuracy(Scores(), images_of(ROWS, None)), ValueError, "accuracy: these 5 images have no labels.\n"),
-        (lambda: accuracy(Scores(), JUDGED.subset(NONE)), ValueError, "accuracy: there are no images to judge on."),
-        (lambda: accuracy(Scores(), JUDGED, topk=5), ValueError,
-         "accuracy: topk=5; the network tells apart 4 classes.\n  Use 1 .. 4."),
-        (lambda: accuracy(Scores(), JUDGED, topk=0), ValueError, "accuracy: topk=0; the network tells apart 4"),
-        (lambda: accuracy(Scores(classes=2), JUDGED), ValueError,
-         "accuracy: an image has label 2; the network tells apart the classes 0 .. 1.\n  Network and images belong"),
-        (lambda: accuracy(Scores(math.nan), JUDGED), ValueError, "accuracy: the network's output is NaN for 5 of 5"),
-        (lambda: accuracy(nn.Flatten(2), JUDGED), ValueError,
-         "accuracy: the network's output for 5 images is shape (5, 3, 8); asked for (5, classes)."),
-        (lambda: agreement(Scores(), Scores(classes=3), JUDGED), ValueError,
-         "agreement: the networks tell apart 4 and 3 classes.\n  Answers can be compared only where the classes are"),
-        (lambda: accuracy(Scores(), images_of([[math.inf] * 4], [0])), ValueError, "accuracy: 1 of 1 images hold NaN"),
-        (lambda: compare({"net": Scores()}, TASK, images=torch.zeros(5, 3, 2, 4)), TypeError, "compare: asked for ima"),
-        (lambda: compare({}, TASK), ValueError, "compare: asked for networks by name, got {}.\n  Pass a dict: {"),
+        (lambda: accuracy(Scores(), torch.zeros(5, 3, 2, 4)),
+          "accuracy: asked for images with their labels, got Tensor.\n  Pass task.test, or few = task"),
+        (lambda: agreement(Scores(), Scores(), [1]), "agreement: asked for images with their labels, got"),
+        (lambda: compare({"a": Scores()}, TASK, images=torch.zeros(5, 3, 2, 4)), "compare: asked for images"),
     ],
 )
-def test_what_cannot_be_judged_is_refused_with_the_remedy(call, error, words):
-    with pytest.raises(error, match=re.escape(words)):
+def test_images_without_their_set_are_refused(call, words):
+    with pytest.raises(TypeError, match=re.escape(words)):
+        call()
+
+
+@pytest.mark.parametrize(
+    "call, words",
+    [
+        (lambda: accuracy(Scores(), images_of(ROWS, None)), "accuracy: these 5 images have no labels.\n"),
+        (lambda: accuracy(Scores(), JUDGED.subset(NONE)), "accuracy: there are no images to judge on."),
+        (lambda: accuracy(Scores(), JUDGED, topk=5),
+         "accuracy: topk=5; the network tells apart 4 classes.\n  Use 1 .. 4."),
+        (lambda: accuracy(Scores(), JUDGED, topk=0), "accuracy: topk=0; the network tells apart 4"),
+        (lambda: accuracy(Scores(classes=2), JUDGED),
+         "accuracy: an image has label 2; the network tells apart the classes 0 .. 1.\n  Network and images"),
+        (lambda: accuracy(Scores(math.nan), JUDGED), "accuracy: the network's output is NaN for 5 of 5"),
+        (lambda: accuracy(nn.Flatten(2), JUDGED),
+         "accuracy: the network's output for 5 images is shape (5, 3, 8); asked for (5, classes)."),
+        (lambda: agreement(Scores(), Scores(classes=3), JUDGED),
+         "agreement: the networks tell apart 4 and 3 classes.\n  Predictions can be compared only if the"),
+        (lambda: accuracy(Scores(), images_of([[math.inf] * 4], [0])), "accuracy: 1 of 1 images hold NaN"),
+        (lambda: compare({}, TASK), "compare: asked for networks by name, got {}.\n  Pass a dict: {"),
+    ],
+)
+def test_what_cannot_be_judged_is_refused_with_the_remedy(call, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
         call()
 
 
@@ -174,7 +191,7 @@ def test_cost_leaves_modes_statistics_and_gradients_alone():
 TASK = Task("toy", tuple("abcd"), "toy", (2, 4), (0.0,) * 3, (1.0,) * 3, JUDGED, JUDGED)
 
 
-def test_compare_puts_everything_about_each_network_in_a_row():
+def test_compare_has_one_row_per_network():
     nets = {"student": Scores(-1.0), "teacher": Scores(2.0), "twin": Scores(3.0)}
     table = compare(nets, TASK, latency_rounds=6, **QUIET)
     assert table.index.tolist() == ["student", "teacher", "twin"] and table.index.name == "name"
@@ -196,7 +213,8 @@ def test_compare_takes_the_first_network_as_reference_where_none_is_called_teach
 
 
 def test_compare_on_unlabelled_images_knows_agreement_but_no_accuracy():
-    table = compare({"a": Scores(), "b": Scores(2.0)}, TASK, images=images_of(ROWS, None), latency_rounds=6, **QUIET)
+    nets, unlabelled = {"a": Scores(), "b": Scores(2.0)}, images_of(ROWS, None)
+    table = compare(nets, TASK, images=unlabelled, latency_rounds=6, **QUIET)
     assert table.accuracy.isna().all() and table.agreement.tolist() == [1.0, 1.0]
 
 
