@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import dis
 import functools
 import hashlib
 import os
@@ -56,20 +55,12 @@ def public(function: Callable) -> Callable:
 
 
 def _put_name_on(err: Exception, name: str) -> None:
-    is_text = len(err.args) == 1 and isinstance(err.args[0], str)
-    if is_text and _raised_by_us(err) and not hasattr(err, "named_by"):
+    *_, (frame, _) = traceback.walk_tb(err.__traceback__)  # the frame that raised it
+    is_refusal = isinstance(err, TypeError | ValueError | OSError | FloatingPointError) and _is_ours(frame)
+    if is_refusal and not hasattr(err, "named_by") and len(err.args) == 1:
         err.named_by = name
-        if not err.args[0].startswith(f"{name}: "):
+        if not str(err.args[0]).startswith(f"{name}: "):
             err.args = (f"{name}: {err.args[0]}",)
-
-
-def _raised_by_us(err: Exception) -> bool:
-    """True if a `raise` of this package made the error; false if a function failed that it called."""
-    last = err.__traceback__
-    while last.tb_next:
-        last = last.tb_next
-    instruction = last.tb_frame.f_code.co_code[last.tb_lasti]
-    return _is_ours(last.tb_frame) and instruction == dis.opmap["RAISE_VARARGS"]
 
 
 def _is_ours(frame: FrameType) -> bool:

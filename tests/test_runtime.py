@@ -75,20 +75,13 @@ def users_callback():
         (eval("lambda: torch.zeros(2).view(3)", OURS), "shape '[3]' is invalid for input of size 2"),
         (lambda: nn.Conv2d(3, 4, 3, groups=2), "in_channels must be divisible by groups"),
         (eval("lambda: {}['layer1']", OURS), "'layer1'"),
-        (eval("lambda: int('three')", OURS), "invalid literal for int() with base 10: 'three'"),
     ],
-    ids=["callback", "torch", "torch, called by us", "torch, written in Python", "lookup", "int"],
+    ids=["callback", "torch", "torch, called by us", "torch, written in Python", "lookup"],
 )
 def test_an_error_of_torch_or_of_a_users_function_goes_through_as_it_is(what, words):
     with pytest.raises((ValueError, RuntimeError, KeyError)) as caught:
         OURS["practise"](what)
     assert str(caught.value) == words
-
-
-def test_a_call_that_does_not_fit_the_signature_says_so_in_pythons_words():
-    with pytest.raises(TypeError) as caught:
-        OURS["prune"](ratio=0.5)
-    assert str(caught.value) == "prune() got an unexpected keyword argument 'ratio'"
 
 
 def test_a_warning_is_named_and_points_at_the_line_that_called():
