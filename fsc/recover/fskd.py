@@ -20,6 +20,7 @@ from fsc.recover import lstsq
 from fsc.recover.adaptors import train_adaptors
 from fsc.recover.match import CHUNK, check_finite, correct, share, sums_at, target
 from fsc.recover.sites import Kept, Site, find_sites, merge_at
+from fsc.recover.training import Training
 from fsc.runtime import Progress, clone, device_of, evaluating, fingerprint, public, quiet, track, warn
 from fsc.surgery.recipe import with_edit
 
@@ -107,7 +108,7 @@ def fskd(
         else:
             sgd = {"steps": steps, "lr": lr, "batch_size": batch_size, "seed": seed}
             asked |= sgd
-            trained = iter(train_adaptors(*graphs, sites, images, **sgd, progress=progress))
+            trained = iter(train_adaptors(*graphs, sites, images, Training(**sgd, progress=progress)))
             judge = lambda site, folds, total: _given(site, total, next(trained))  # noqa: E731
             rows = _sweep("fskd", graphs, sites, images, judge, quiet, net=recovered)
     for mine, theirs in zip(recovered.parameters(), student.parameters(), strict=True):

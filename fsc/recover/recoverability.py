@@ -14,6 +14,7 @@ from fsc.recover.match import CHUNK
 from fsc.recover.recoverability_closed import Candidate, mean_squared, try_all
 from fsc.recover.recoverability_sgd import train_around
 from fsc.recover.savings import latency_saved
+from fsc.recover.training import Training, split
 from fsc.runtime import Progress, device_of, evaluating, quiet, track, warn
 
 
@@ -39,7 +40,7 @@ def evidence(
         sgd: steps, lr and batch_size of method "sgd".
     """
     example, device = images[:1].to(device_of(source)), device_of(source)
-    fitted, unseen = _split(images, held_out, seed)
+    fitted, unseen = split(images, held_out, seed)
     chunks = [chunk.to(device) for part in (fitted, unseen) for chunk in part.split(CHUNK) if len(chunk)]
     body = cut(who, source, example).body
     candidates = []
@@ -51,7 +52,7 @@ def evidence(
         shown = progress if method == "closed" else quiet
         rows = try_all(who, body, candidates, chunks, count, fit=method == "closed", progress=shown)
     if method == "sgd":
-        _train_all(who, body, candidates, rows, chunks, count, fitted, seed=seed, **sgd, progress=progress)
+        _train_all(body, candidates, rows, chunks, count, fitted, seed=seed, **sgd, progress=progress)
     if lost := [name for name, row in zip(names, rows, strict=True) if not row.pop("sites")]:
         warn(
             f"{who}: no conv before or behind can make up for {', '.join(lost)}.\n"
@@ -68,7 +69,6 @@ def evidence(
 
 
 def _train_all(
-    who: str,
     body: nn.Module,
     candidates: list[Candidate],
     rows: list[dict[str, float]],
@@ -89,10 +89,8 @@ def _train_all(
     for candidate, row in zip(candidates, rows, strict=True):
         begin = time.perf_counter()
         holes = [node for node in candidate.body.graph.nodes if node.target in candidate.dropped]
-        net, adaptors = train_around(
-            who, body, candidate.body, holes, images, steps=steps, seed=seed, **sgd,
-            progress=lambda done, total: next(ticks, None),
-        )  # fmt: skip
+        training = Training(steps, seed=seed, progress=lambda done, total: next(ticks, None), **sgd)
+        net, adaptors = train_around(body, candidate.body, holes, images, training)
         with torch.no_grad(), evaluating(net):
             found = [net(chunk) for chunk in chunks]
         row["recoverability"] = mean_squared(found[:count], wanted[:count])
@@ -119,10 +117,3 @@ def savings(
             f"  Neither are their scores; measure where nothing else runs."
         )  # fmt: skip
     return saved
-
-
-def _split(images: Tensor, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
-    """The images that are fitted, and those held out, drawn by the seed; one image is fitted."""
-    count = min(max(1, round(held_out * len(images))), len(images) - 1) if held_out else 0
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed)).to(images.device)
-    return images[order[count:]], images[order[:count]]

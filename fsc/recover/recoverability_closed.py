@@ -14,6 +14,7 @@ from fsc.graph.stepwise import Walk
 from fsc.recover import lstsq
 from fsc.recover.match import check_finite, correct, sums_at, target
 from fsc.recover.sites import Site, find_sites
+from fsc.recover.training import mean_squared
 from fsc.runtime import Progress, track
 
 
@@ -147,9 +148,3 @@ class _Trial:
             self.row["recoverability"] = mean_squared(self.features[: self.fitted], wanted[: self.fitted])
             self.row["held_out_recoverability"] = mean_squared(self.features[self.fitted :], wanted[self.fitted :])
         del self.features
-
-
-def mean_squared(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
-    """The mean of the squared differences over all of N, C, H and W; NaN of nothing."""
-    errors = [(a - b).double().square().sum() for a, b in zip(found, wanted, strict=True)]
-    return float(sum(errors)) / sum(a.numel() for a in wanted) if errors else float("nan")

@@ -10,9 +10,8 @@ from torch import Tensor, fx, nn
 from fsc.graph import operations
 from fsc.graph.channels import follow_channels
 from fsc.graph.tracing import module_of
-from fsc.recover.adaptors import Adaptor, put_behind
-from fsc.recover.training import descend
-from fsc.runtime import Progress
+from fsc.recover.adaptors import Adaptor, put_before, put_behind
+from fsc.recover.training import Training, descend
 
 
 def places(graph: fx.GraphModule, holes: list[fx.Node]) -> tuple[list[fx.Node], list[fx.Node]]:
@@ -63,27 +62,13 @@ def with_adaptors(
             if side == "after":
                 put_behind(adapted, twin, name, adaptor)
             else:
-                adapted.add_submodule(name, adaptor)
-                read = twin.all_input_nodes[0]
-                with copied.inserting_before(twin):
-                    new = copied.call_module(name, (read,))
-                twin.replace_input_with(read, new)
+                put_before(adapted, twin, name, adaptor)
     adapted.recompile()
     return adapted.eval(), adaptors
 
 
 def train_around(
-    who: str,
-    teacher: nn.Module,
-    graph: fx.GraphModule,
-    holes: list[fx.Node],
-    images: Tensor,
-    *,
-    steps: int,
-    lr: float,
-    batch_size: int,
-    seed: int,
-    progress: Progress | None,
+    teacher: nn.Module, graph: fx.GraphModule, holes: list[fx.Node], images: Tensor, training: Training
 ) -> tuple[fx.GraphModule, dict[tuple[str, str], Adaptor]]:
     """The dropped net with trained adaptors: mean squared error of its feature, everything else frozen, eval mode.
 
@@ -93,16 +78,13 @@ def train_around(
     """
     adapted, adaptors = with_adaptors(graph, *places(graph, holes))
 
-    def loss_of(batch: Tensor, rows: Tensor) -> Tensor:
+    def loss_of(batch: Tensor) -> Tensor:
         with torch.no_grad():
             wanted = teacher(batch)                                        # (B, C, H, W)
         return F.mse_loss(adapted(batch), wanted)
 
     if adaptors:
-        descend(
-            who, adapted, loss_of, images, beside=[teacher],
-            steps=steps, lr=lr, batch_size=batch_size, seed=seed, progress=progress,
-        )  # fmt: skip
+        descend(adapted, loss_of, images, training, beside=[teacher])
     return adapted, adaptors
 
 

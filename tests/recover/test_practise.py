@@ -11,6 +11,7 @@ from torch import nn
 import fsc
 from fsc.inputs.nets import ResNet
 from fsc.recover import recoverability as evidence
+from fsc.recover.training import split
 from fsc.runtime import fingerprint, quiet
 
 BLOCKS = ["layer1.0", "layer1.1", "layer2.1", "layer3.1"]
@@ -75,7 +76,7 @@ def test_scoring_again_judges_each_block_with_those_already_gone(teacher, images
     (first,) = report.block[report.chosen & (report["round"] == 1)]
     second = report[report["round"] == 2].set_index("block")
     assert first not in second.index and second.score.idxmin() == second.index[second.chosen][0]
-    fitted, _ = evidence._split(images, 0.2, 0)
+    fitted, _ = split(images, 0.2, 0)
     for name, row in second.iterrows():
         pair = fsc.drop_blocks(teacher, [first, name])
         assert row.dropped_mse == pytest.approx(loss(teacher, pair, fitted), rel=1e-4)

@@ -14,9 +14,9 @@ from fsc.compress.blocks import hollow
 from fsc.graph.backbone import cut
 from fsc.graph.tracing import trace
 from fsc.inputs.nets import NETS, ResNet
-from fsc.recover import recoverability as evidence
 from fsc.recover import savings
 from fsc.recover.recoverability_sgd import places, train_around, with_adaptors
+from fsc.recover.training import Training, split
 from fsc.runtime import clone, fingerprint, quiet
 
 
@@ -39,7 +39,7 @@ def images():
 def test_every_row_is_what_fskd_makes_of_that_student_alone(teacher, images):
     table = fsc.recoverability(teacher, images, held_out=0.3, latency=False, seed=5, progress=quiet)
     assert table.index.tolist() == fsc.droppable_blocks(teacher)
-    fitted, unseen = evidence._split(images, 0.3, 5)
+    fitted, unseen = split(images, 0.3, 5)
     assert (len(fitted), len(unseen)) == (7, 3)
     for name, row in table.iterrows():
         student = fsc.drop_blocks(teacher, [name])
@@ -160,7 +160,7 @@ def test_training_lowers_the_loss_by_the_adaptors_alone_and_they_can_be_merged(a
     how = {"lr": 0.02, "batch_size": 10, "seed": 0, "progress": quiet}
     losses = []
     for steps in (1, 12, 40):
-        adapted, adaptors = train_around("test", whole, body, hole, images, steps=steps, **how)
+        adapted, adaptors = train_around(whole, body, hole, images, Training(steps, **how))
         with torch.no_grad():
             losses.append(float((adapted(images) - whole(images)).square().mean()))
     assert losses[0] > losses[1] > losses[2]
@@ -228,8 +228,10 @@ def test_nan_names_network_and_layer(teacher, images):
         fsc.recoverability(teacher, images, latency=False, progress=quiet)
 
 
-def test_one_image_is_fitted_and_none_held_out(teacher, images):
-    table = fsc.recoverability(teacher, images[:1], latency=False, progress=quiet)
+def test_one_image_can_be_fitted_but_none_of_it_held_out(teacher, images):
+    with pytest.raises(ValueError, match=r"held_out=0\.2 holds out none of 1 images"):
+        fsc.recoverability(teacher, images[:1], latency=False, progress=quiet)
+    table = fsc.recoverability(teacher, images[:1], held_out=0, latency=False, progress=quiet)
     assert table.recoverability.notna().all() and table.held_out_recoverability.isna().all()
 
 
