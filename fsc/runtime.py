@@ -175,19 +175,19 @@ def clone(net: nn.Module) -> nn.Module:
 
 
 def frozen_copy(net: nn.Module) -> nn.Module:
-    """A deep copy in eval mode whose parameters do not train: a teacher to compute with, the original left as it is."""
+    """A deep copy in eval mode whose parameters do not train: a teacher to compute with."""
     return clone(net).eval().requires_grad_(False)
 
 
 def same_requires_grad(net: nn.Module, like: nn.Module) -> None:
-    """Set `requires_grad` of every parameter of `net` to that of the same parameter of `like`, a network of equal structure."""
-    for parameter, model in zip(net.parameters(), like.parameters(), strict=True):
-        parameter.requires_grad_(model.requires_grad)
+    """Give every parameter of `net` the `requires_grad` of its counterpart in `like`."""
+    for mine, its in zip(net.parameters(), like.parameters(), strict=True):
+        mine.requires_grad_(its.requires_grad)
 
 
 @contextlib.contextmanager
 def own_randomness(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed torch's global generators of the CPU and of `device` for a while; restore their states at the end."""
+    """Seed torch's global generators of the CPU and of `device` for a while; restore them at the end."""
     gpus = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(gpus):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU of the machine
