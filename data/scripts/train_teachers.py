@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fsc.inputs import shapes
 from fsc.inputs.nets import NETS
 from fsc.inputs.tasks import load_task
-from fsc.recover.augment import crop_and_flip
+from fsc.recover.training import crop_and_flip
 from fsc.runtime import best_device
 
 ARCHS = ("resnet20", "resnet56", "vgg9", "mobilenet")

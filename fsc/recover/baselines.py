@@ -1,15 +1,13 @@
-"""What everybody would try first, and what few-sample methods must beat: fine-tuning on few labels, distillation."""
-
-import copy
-from collections.abc import Callable
+"""The baselines that few-sample methods must beat: fine-tuning on few labels, and distillation."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsc.arguments import check_fits, check_images
-from fsc.recover.training import descend
-from fsc.runtime import Progress, clone, device_of, evaluating, public
+from fsc.recover.training import Training, descend, mean_loss, split
+from fsc.runtime import Progress, clone, device_of, evaluating, frozen_copy, public, same_requires_grad
+from fsc.surgery.recipe import with_edit
 
 
 @public
@@ -22,42 +20,56 @@ def finetune(
     steps: int = 2000,
     lr: float = 0.02,
     batch_size: int = 64,
+    held_out: float = 0.0,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> nn.Module:
-    """Train all of a copy of the student on the labelled images by cross-entropy: the BP baseline of the MiR paper.
+    """A copy of the student, all of it trained on the labelled images by cross-entropy: BP in the MiR paper.
 
-    SGD with momentum 0.9 and weight decay 1e-4, lr x 0.1 at 40 % and 80 % of the steps, random crops and flips, student
-    in train mode. The same seed gives the same result on a CPU.
+    SGD has momentum 0.9 and weight decay 1e-4; the learning rate falls to a tenth at 40 % and at 80 % of the
+    steps. Images are cropped and flipped at random, and the student is in train mode.
 
     Args:
-        teacher: says where to train and which classes there are; it teaches nothing here.
+        teacher: gives the device and the classes. Nothing is learned from it.
         student: left as it is.
-        images: (N, C, H, W), normalised.
+        images: (N, C, H, W), normalised; or what `task.sample` gives.
         labels: (N,), integers in 0 .. classes - 1.
-        steps: batches, not epochs.
-        progress: called with (done, steps) after each step; what it raises stops the work.
+        steps: number of batches, not of epochs.
+        held_out: share of the images to leave out of training. The history shows the loss on them.
+        seed: of batches, crops and flips, and of which images are held out. On a CPU it decides the result.
+        progress: called with (done, steps) after each step. What it raises stops the work.
 
     Returns:
-        The trained copy: where the teacher lives, in eval mode, with the student's recipe and `requires_grad`.
+        The trained copy, on the teacher's device, in eval mode, with the student's `requires_grad` and an
+        edit "finetune" at the end of its recipe. `fsc.report_of` gives the history, with the columns of
+        `mir`'s. Ctrl-C ends the training early, with a warning; the copy then has the weights of the best row
+        so far.
 
     Raises:
         TypeError: labels or images are not tensors of the right kind.
-        ValueError: images the networks do not take; labels that do not fit images or classes; teacher and student
-            differ in classes; a single image.
+        ValueError: images that the networks do not take; labels that do not fit images or classes; teacher
+            and student that differ in classes; a batch of one image; a share `held_out` of no image or of
+            all.
         FloatingPointError: training diverged.
 
     >>> tuned = fsc.finetune(teacher, student, few.images, few.labels, steps=500)
     """
-    trained, classes = _copy_of("finetune", student, teacher, images)
-    _check_labels("finetune", labels, len(images), classes)
-    labels = labels.to(device_of(trained), torch.int64)
+    images, trained, classes = _checked(teacher, student, images)
+    _check_labels(labels, len(images), classes)
+    fitted, unseen = split(images, held_out, seed)
+    fitted_labels, unseen_labels = split(labels.to(images.device, torch.int64), held_out, seed)
 
-    def loss_of(batch: Tensor, rows: Tensor) -> Tensor:
-        return F.cross_entropy(trained(batch), labels[rows])
+    def loss_of(batch: Tensor, its_labels: Tensor) -> Tensor:
+        return F.cross_entropy(trained(batch), its_labels)
 
-    recipe = {"steps": steps, "lr": lr, "batch_size": batch_size, "seed": seed, "progress": progress}
-    return _train("finetune", trained, student, loss_of, images, recipe)
+    training = Training(steps, lr, batch_size, seed, progress)
+    held_out_loss = mean_loss(loss_of, batch_size, unseen, unseen_labels)
+    how = {"labels": fitted_labels, "held_out_loss": held_out_loss, "keep_best": True}
+    rows = descend(trained.train(), loss_of, fitted, training, **how)
+    same_requires_grad(trained, student)
+    asked = training.asked(held_out=float(held_out))
+    edit = {"edit": "finetune", "asked": asked, "slices": {}, "report": rows}
+    return with_edit(trained.eval(), student, edit)
 
 
 @public
@@ -70,97 +82,77 @@ def distill(
     lr: float = 0.02,
     batch_size: int = 64,
     temperature: float = 4.0,
+    held_out: float = 0.0,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> nn.Module:
-    """Train all of a copy of the student to give the teacher's softened class probabilities: the KD baseline.
+    """A copy of the student, all of it trained to give the teacher's softened class probabilities: KD.
 
-    Knowledge distillation (Hinton, Vinyals, Dean 2015), section 2, by the soft targets alone: no labels. The loss is
-    T^2 KL(teacher || student) between the softmax of both nets' logits over T; T^2 keeps the size of the gradient the
-    same at any T. Teacher (in eval mode) and student see the same crops; all else is as in `finetune`.
+    Knowledge distillation (Hinton, Vinyals, Dean 2015), section 2, with the soft targets alone: no labels.
+    The loss is T^2 KL(teacher || student) between the softmax of both nets' logits over T. The factor T^2
+    keeps the size of the gradient the same at any T. The teacher is in eval mode and sees the same crops as
+    the student.
 
     Args:
-        teacher: left as it is.
-        student: left as it is.
-        images: (N, C, H, W), normalised.
-        steps: batches, not epochs.
-        temperature: T; the higher, the more the classes that the teacher finds unlikely count.
-        progress: called with (done, steps) after each step; what it raises stops the work.
+        temperature: T. The higher it is, the more the unlikely classes count.
 
-    Returns:
-        The trained copy: where the teacher lives, in eval mode, with the student's recipe and `requires_grad`.
-
-    Raises:
-        TypeError: images are not a tensor of floats.
-        ValueError: images the networks do not take; teacher and student differ in classes; a temperature that is not
-            above 0; a single image.
-        FloatingPointError: training diverged.
+    The other arguments, the result, its recipe and the errors are as for `finetune`; the edit is "distill".
 
     >>> tuned = fsc.distill(teacher, student, few.images, steps=500)
     """
-    trained, _ = _copy_of("distill", student, teacher, images)
+    images, trained, _ = _checked(teacher, student, images)
     if not 0 < temperature < float("inf"):
         raise ValueError(
-            f"distill: temperature={temperature}; asked for a number above 0.\n"
+            f"temperature={temperature}; asked for a number above 0.\n"
             f"  It divides the logits: 1 leaves the teacher's probabilities as they are, 4 softens them."
         )
-    source = clone(teacher).eval().requires_grad_(False)  # a copy: the teacher's own mode and layout stay as they are
+    source = frozen_copy(teacher)
+    fitted, unseen = split(images, held_out, seed)
 
-    def loss_of(batch: Tensor, rows: Tensor) -> Tensor:
+    def loss_of(batch: Tensor) -> Tensor:
         with torch.no_grad():
-            theirs = F.log_softmax(source(batch) / temperature, 1)             # (B, classes)
-        mine = F.log_softmax(trained(batch) / temperature, 1)                  # (B, classes)
+            theirs = F.log_softmax(source(batch) / temperature, 1)     # (B, classes)
+        mine = F.log_softmax(trained(batch) / temperature, 1)          # (B, classes)
         return F.kl_div(mine, theirs, log_target=True, reduction="batchmean") * temperature**2
 
-    recipe = {"steps": steps, "lr": lr, "batch_size": batch_size, "seed": seed, "progress": progress}
-    recipe["beside"] = [source]
-    return _train("distill", trained, student, loss_of, images, recipe)
+    training = Training(steps, lr, batch_size, seed, progress)
+    how = {"beside": [source], "held_out_loss": mean_loss(loss_of, batch_size, unseen), "keep_best": True}
+    rows = descend(trained.train(), loss_of, fitted, training, **how)
+    same_requires_grad(trained, student)
+    asked = training.asked(temperature=float(temperature), held_out=float(held_out))
+    edit = {"edit": "distill", "asked": asked, "slices": {}, "report": rows}
+    return with_edit(trained.eval(), student, edit)
 
 
-def _copy_of(who: str, student: nn.Module, teacher: nn.Module, images: Tensor) -> tuple[nn.Module, int]:
-    """A copy of the student where the teacher lives, and in how many classes both sort these images."""
-    check_images(images)
-    check_fits(images, teacher, student)
-    trained = copy.deepcopy(student).to(device_of(teacher))
-    return trained, _classes(who, teacher, trained, images[:1].to(device_of(teacher)))
-
-
-def _train(
-    who: str, trained: nn.Module, student: nn.Module, loss_of: Callable, images: Tensor, recipe: dict
-) -> nn.Module:
-    """Train all of `trained`, and give it back in eval mode with the `requires_grad` of `student`."""
-    trained.train().requires_grad_(True)
-    descend(who, trained, loss_of, images, **recipe)
-    for mine, theirs in zip(trained.parameters(), student.parameters(), strict=True):
-        mine.requires_grad_(theirs.requires_grad)
-    return trained.eval()
-
-
-def _classes(who: str, teacher: nn.Module, student: nn.Module, image: Tensor) -> int:
-    with evaluating(teacher, student), torch.no_grad():
-        theirs, mine = teacher(image).shape, student(image).shape
+def _checked(teacher: nn.Module, student: nn.Module, images: Tensor) -> tuple[Tensor, nn.Module, int]:
+    """The images and a copy of the student, both on the teacher's device, and the number of classes."""
+    device = device_of(teacher)
+    images, trained = check_images(images).to(device), clone(student).to(device)
+    check_fits(images, teacher, trained)
+    with evaluating(teacher, trained), torch.no_grad():
+        theirs, mine = teacher(images[:1]).shape, trained(images[:1]).shape
     if theirs != mine:
         raise ValueError(
-            f"{who}: for one image the teacher's output is {tuple(theirs)}, the student's {tuple(mine)}.\n"
+            f"for one image the teacher's output is {tuple(theirs)}, the student's {tuple(mine)}.\n"
             f"  They tell apart different classes: make the student from this teacher."
         )
-    return mine[1]
+    return images, trained, mine[1]
 
 
-def _check_labels(who: str, labels: Tensor, n: int, classes: int) -> None:
+def _check_labels(labels: Tensor, n: int, classes: int) -> None:
     if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.dtype == torch.bool:
         found = f"a tensor of {labels.dtype}" if isinstance(labels, Tensor) else type(labels).__name__
         raise TypeError(
-            f"{who}: labels must be a tensor of integers ({n},), got {found}.\n"
-            f"  Pass few.labels of few = task.sample({n}). Without labels there is fskd and mir."
+            f"labels must be a tensor of integers ({n},), got {found}.\n"
+            f"  Pass few.labels of few = task.sample({n}). Without labels, use fskd or mir."
         )
     if labels.shape != (n,):
         raise ValueError(
-            f"{who}: {n} images and labels of shape {tuple(labels.shape)}; asked for one label an image, ({n},).\n"
+            f"{n} images and labels of shape {tuple(labels.shape)}; asked for one label per image, ({n},).\n"
             f"  Take both from the same sample: few.images, few.labels."
         )
     if labels.min() < 0 or labels.max() >= classes:
         raise ValueError(
-            f"{who}: labels run from {int(labels.min())} to {int(labels.max())}; the classes are 0 .. {classes - 1}.\n"
+            f"labels run from {labels.min()} to {labels.max()}; the classes are 0 .. {classes - 1}.\n"
             f"  Teacher and images belong to different tasks."
         )

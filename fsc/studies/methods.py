@@ -15,8 +15,8 @@ from fsc.inputs.tasks import Images
 from fsc.recover.baselines import distill, finetune
 from fsc.recover.fskd import fskd
 from fsc.recover.mir import mir
-from fsc.recover.norms import renew_norms
 from fsc.recover.practise import practise
+from fsc.recover.training import renew_norms
 
 Own = Callable[[nn.Module, Tensor, float], nn.Module]
 """A user's own method: (teacher, images (N, C, H, W), share of the MACs to remove) -> student."""

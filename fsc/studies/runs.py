@@ -20,7 +20,17 @@ from fsc.compress.macs_budget import blocks_to_drop, filters_to_prune, prune
 from fsc.inputs.tasks import Images, Task
 from fsc.measure.quality import cost
 from fsc.recover.recoverability import savings
-from fsc.runtime import Progress, clone, device_of, evaluating, fingerprint, quiet
+from fsc.runtime import (
+    Progress,
+    clone,
+    device_of,
+    evaluating,
+    fingerprint,
+    frozen_copy,
+    own_randomness,
+    quiet,
+    same_requires_grad,
+)
 from fsc.studies.methods import METHODS, Method, code_of, digest_of
 
 _ONE_AT_A_TIME = threading.Lock()  # a run seeds torch's global generator and sets its threads, which are the process's
@@ -83,7 +93,7 @@ def prepare(bench: Bench, runs: Iterable[Run]) -> Bench:
             except Exception as err:  # the runs that need it will say so in their rows
                 settings[family, run.ratio] = f"{type(err).__name__}: {err}"
     if bench.timed is None and any(family == "blocks" and isinstance(n, int) for (family, _), n in settings.items()):
-        teacher = clone(bench.teacher).eval().requires_grad_(False)
+        teacher = frozen_copy(bench.teacher)
         names = droppable_blocks(teacher, example)
         bench = replace(bench, timed=savings("study", teacher, names, example, quiet, threads=1))
     if bench.answers is not None:
@@ -126,8 +136,7 @@ def _make(bench: Bench, run: Run, setting: float | None, progress: Progress) -> 
     """The student, and the seconds that the method took: to draw the images and to prune is not its work."""
     method = bench.methods[run.method]
     teacher = clone(bench.teacher).eval()  # a copy, so that whatever a method does to it harms no other run
-    for mine, its in zip(teacher.parameters(), bench.teacher.parameters(), strict=True):
-        mine.requires_grad_(its.requires_grad)
+    same_requires_grad(teacher, bench.teacher)
     few = None if run.samples is None else bench.task.sample(run.samples, seed=run.seed)
     if few is not None:
         _ = few.images  # decoded now: that, too, is not its work
@@ -238,13 +247,8 @@ def _heeding_interrupts() -> Iterator[None]:
 @contextlib.contextmanager
 def _surroundings(device: torch.device, seed: int, threads: int | None) -> Iterator[None]:
     was = torch.get_num_threads()
-    gpus = [device] if device.type == "cuda" else []
-    with warnings.catch_warnings(), torch.random.fork_rng(gpus):
+    with warnings.catch_warnings(), own_randomness(device, seed):
         warnings.simplefilter("ignore")
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU of the machine
-        for gpu in gpus:
-            with torch.cuda.device(gpu):
-                torch.cuda.manual_seed(seed)
         torch.set_num_threads(threads or was)
         try:
             yield

@@ -1,43 +1,36 @@
-"""Fine-tuning and distillation: step by step what plain loops do, the same for a seed, and nothing else touched."""
+"""Fine-tuning and distillation do what plain loops do, the same for a seed, and touch nothing else."""
 
 import copy
 import re
-from itertools import islice
 
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.small_net import few_images, small_net
 from torch import nn
 
+import fsc
 from fsc.inputs.nets import NETS, VGG
-from fsc.recover.augment import crop_and_flip
 from fsc.recover.baselines import distill, finetune
-from fsc.recover.training import _positions
-from fsc.runtime import fingerprint
+from fsc.recover.training import crop_and_flip
+from fsc.runtime import fingerprint, quiet
 
-QUIET = {"progress": lambda done, total: None}
-
-
-class Small(nn.Sequential):
-    """conv, BN, ReLU, dropout, conv, pooling, linear: 8 x 8 images, 3 classes."""
-
-    def __init__(self, dropout=0.0):
-        super().__init__(
-            nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.Dropout(dropout),
-            nn.Conv2d(6, 8, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
-        )
+QUIET = {"progress": quiet}
 
 
 @pytest.fixture
 def few():
-    rng = torch.Generator().manual_seed(1)
-    return torch.randn(10, 3, 8, 8, generator=rng), torch.randint(3, (10,), generator=rng)
+    return few_images()
 
 
 @pytest.fixture
 def net():
-    torch.manual_seed(0)
-    return Small().eval().requires_grad_(False)
+    return small_net(seed=0).requires_grad_(False)
+
+
+@pytest.fixture
+def student():
+    return small_net(seed=1)
 
 
 def test_finetune_does_what_a_plain_training_loop_does(net, few):
@@ -46,7 +39,7 @@ def test_finetune_does_what_a_plain_training_loop_does(net, few):
     expected = copy.deepcopy(net).train().requires_grad_(True)
     sgd = torch.optim.SGD(expected.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.MultiStepLR(sgd, milestones=[4, 8], gamma=0.1)
-    for _ in range(5):                                              # epochs of 2 batches of 4; 2 images left over
+    for _ in range(5):  # epochs of 2 batches of 4; 2 images left over
         order = torch.randperm(10, generator=rng)
         for rows in (order[:4], order[4:8]):
             sgd.zero_grad()
@@ -63,9 +56,8 @@ def test_finetune_learns_the_few_images():
     rng = torch.Generator().manual_seed(0)
     labels = torch.arange(30) % 3
     images = torch.randn(30, 3, 8, 8, generator=rng) * 0.3
-    images[torch.arange(30), labels] += 1.0                                 # the class is the brightest colour
-    torch.manual_seed(0)
-    net = Small()
+    images[torch.arange(30), labels] += 1.0  # the class is the brightest colour
+    net = small_net(seed=0)
     found = finetune(net, net, images, labels, steps=100, lr=0.1, batch_size=10, **QUIET)
     assert (found(images).argmax(1) == labels).float().mean() == 1.0
 
@@ -75,7 +67,8 @@ def test_teacher_and_student_are_left_as_they_were(net, few):
     before = fingerprint(teacher), fingerprint(student)
     finetune(teacher, student, *few, steps=3, **QUIET)
     assert (fingerprint(teacher), fingerprint(student)) == before
-    assert teacher.training and not student.training and not any(p.requires_grad for p in student.parameters())
+    assert teacher.training and not student.training
+    assert not any(p.requires_grad for p in student.parameters())
     assert all(p.grad is None for p in [*teacher.parameters(), *student.parameters()])
 
 
@@ -83,16 +76,32 @@ def test_what_comes_back_is_a_plain_trained_copy_with_the_recipe(net, few):
     net[0].weight.requires_grad_(True)
     net.fsc_recipe = {"teacher": "1234", "edits": [{"edit": "prune_filters"}]}
     found = finetune(net, net, *few, steps=3, **QUIET)
-    assert type(found) is Small and not any(module.training for module in found.modules())
+    assert type(found) is nn.Sequential and not any(module.training for module in found.modules())
     assert fingerprint(found) != fingerprint(net)
     assert [p.requires_grad for p in found.parameters()] == [p.requires_grad for p in net.parameters()]
     assert all(p.grad is None and p.is_contiguous() for p in found.parameters())
-    assert found.fsc_recipe == net.fsc_recipe and found.fsc_recipe is not net.fsc_recipe
+    assert len(net.fsc_recipe["edits"]) == 1 and found.fsc_recipe["teacher"] == "1234"
+    pruned, tuned = fsc.recipe_of(found)
+    asked = {"steps": 3, "lr": 0.02, "batch_size": 64, "held_out": 0.0, "seed": 0}
+    assert pruned == {"edit": "prune_filters"} and tuned.pop("report")[-1]["step"] == 3
+    assert tuned == {"edit": "finetune", "asked": asked, "slices": {}}
+
+
+def test_tuned_and_distilled_students_are_saved_and_load_again(tmp_path):
+    torch.manual_seed(0)
+    teacher = NETS["resnet20"](10).eval()
+    pruned, images = fsc.prune_filters(teacher, 0.5), torch.randn(4, 3, 32, 32)
+    tuned = finetune(teacher, pruned, images, torch.arange(4), steps=2, **QUIET)
+    found = distill(teacher, tuned, images, steps=2, temperature=2, **QUIET)
+    assert [edit["edit"] for edit in fsc.recipe_of(found)] == ["prune_filters", "finetune", "distill"]
+    assert fsc.recipe_of(found)[-1]["asked"]["temperature"] == 2.0
+    loaded = fsc.load(fsc.save(found, tmp_path / "s.safetensors"), teacher)
+    assert fingerprint(loaded) == fingerprint(found) and fsc.recipe_of(loaded) == fsc.recipe_of(found)
+    assert fsc.report_of(loaded, "finetune").equals(fsc.report_of(tuned))
 
 
 def test_the_seed_alone_decides_and_the_global_generator_is_left_alone(few):
-    torch.manual_seed(0)
-    net = Small(dropout=0.5)
+    net = small_net(dropout=0.5, seed=0)
 
     def tuned(seed, state):
         torch.manual_seed(state)
@@ -133,33 +142,6 @@ def test_labels_of_any_whole_numbers_do(net, few, dtype):
     assert fingerprint(found[0]) == fingerprint(found[1])
 
 
-def test_an_epoch_draws_without_replacement_and_drops_what_fills_no_batch():
-    batches = list(islice(_positions(10, 4, torch.Generator().manual_seed(0)), 20))
-    assert {len(rows) for rows in batches} == {4}
-    for first, second in zip(batches[::2], batches[1::2], strict=True):
-        assert len({*first.tolist(), *second.tolist()}) == 8
-    assert {i for rows in batches for i in rows.tolist()} == set(range(10))
-
-
-@pytest.mark.parametrize("n, size", [(3, 64), (4, 4), (1, 8)])
-def test_fewer_images_than_a_batch_make_one_batch_of_all(n, size):
-    for rows in islice(_positions(n, size, torch.Generator()), 5):
-        assert sorted(rows.tolist()) == list(range(n))
-
-
-def test_finetune_reports_every_step_and_stops_where_told(net, few):
-    seen = []
-
-    def stop(done, total):
-        seen.append((done, total))
-        if done == 2:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        finetune(net, net, *few, steps=5, progress=stop)
-    assert seen == [(1, 5), (2, 5)]
-
-
 def test_a_diverging_loss_names_step_and_learning_rate(net, few):
     words = r"finetune: the loss is (nan|inf) at step \d+ of 50 \(lr=1e\+20\)\.\n  Training has diverged: use"
     with pytest.raises(FloatingPointError, match=words):
@@ -181,16 +163,20 @@ def test_one_image_is_enough_where_no_batchnorm_learns_from_it(few):
         ({"labels": torch.zeros(10)}, TypeError,
          "finetune: labels must be a tensor of integers (10,), got a tensor of torch.float32."),
         ({"labels": torch.zeros(9, dtype=torch.long)}, ValueError,
-         "finetune: 10 images and labels of shape (9,); asked for one label an image, (10,).\n  Take both from"),
+         "finetune: 10 images and labels of shape (9,); asked for one label per image, (10,).\n  "
+         "Take both from"),
         ({"labels": torch.full((10,), 3)}, ValueError,
          "finetune: labels run from 3 to 3; the classes are 0 .. 2.\n  Teacher and images"),
-        ({"labels": torch.full((10,), -1)}, ValueError, "finetune: labels run from -1 to -1; the classes are 0 .. 2."),
+        ({"labels": torch.full((10,), -1)}, ValueError,
+         "finetune: labels run from -1 to -1; the classes are 0 .. 2."),
         ({"images": torch.zeros(10, 3, 8, 8).byte()}, TypeError, "finetune: images are torch.uint8"),
         ({"images": torch.zeros(1, 3, 8, 8), "labels": torch.tensor([0])}, ValueError,
-         "finetune: batches of one image (of 1) cannot train BatchNorm (1).\n  It would learn to normalise each image"),
+         "finetune: batches of one image (of 1) cannot train BatchNorm (1).\n  "
+         "It would learn to normalise each image"),
         ({"batch_size": 1}, ValueError, "finetune: batches of one image (of 10) cannot train BatchNorm (1)."),
         ({"batch_size": 0}, ValueError,
-         "finetune: steps=2000, batch_size=0, lr=0.02; asked for steps and batch_size >= 1, lr > 0.\n  The paper's"),
+         "finetune: steps=2000, batch_size=0, lr=0.02; asked for steps and batch_size >= 1, lr > 0.\n  "
+         "The paper's"),
         ({"steps": 0}, ValueError, "finetune: steps=0, batch_size=64, lr=0.02; asked for"),
         ({"lr": 0.0}, ValueError, "finetune: steps=2000, batch_size=64, lr=0.0; asked for"),
         ({"student": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())[:1]}, ValueError,
@@ -210,12 +196,6 @@ def test_every_kind_of_embedded_net_trains(name):
     found = finetune(net, net, torch.randn(4, 3, 32, 32), torch.arange(4), steps=2, **QUIET)
     assert fingerprint(found) != fingerprint(net)
     assert [p.stride() for p in found.parameters()] == [p.stride() for p in net.parameters()]
-
-
-@pytest.fixture
-def student(net):
-    torch.manual_seed(1)
-    return Small().eval()
 
 
 def test_distill_does_what_a_plain_distillation_loop_does(net, student, few):
@@ -254,7 +234,7 @@ def test_distill_trains_every_parameter_and_leaves_teacher_and_student_alone(net
     found = distill(teacher, student, few[0], steps=2, **QUIET)
     moved = {name for name, p in found.named_parameters() if not torch.equal(p, student.get_parameter(name))}
     assert moved == {name for name, _ in student.named_parameters()}
-    assert (fingerprint(teacher), fingerprint(student)) == before                # the teacher's BN statistics too
+    assert (fingerprint(teacher), fingerprint(student)) == before  # the teacher's BN statistics too
     assert teacher.training and not found.training and all(p.grad is None for p in teacher.parameters())
 
 
@@ -275,7 +255,8 @@ def test_a_teacher_that_counts_on_nchw_distills_too(student, few):
         ({"temperature": float("inf")}, ValueError, "distill: temperature=inf;"),
         ({"temperature": float("nan")}, ValueError, "distill: temperature=nan;"),
         ({"images": torch.zeros(10, dtype=torch.long)}, TypeError, "distill: images are torch.int64"),
-        ({"images": torch.zeros(1, 3, 8, 8)}, ValueError, "distill: batches of one image (of 1) cannot train"),
+        ({"images": torch.zeros(1, 3, 8, 8)}, ValueError,
+         "distill: batches of one image (of 1) cannot train"),
         ({"lr": -1.0}, ValueError, "distill: steps=2000, batch_size=64, lr=-1.0; asked for"),
         ({"student": nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 5))}, ValueError,
          "distill: for one image the teacher's output is (1, 3), the student's (1, 5).\n  They tell"),
@@ -291,7 +272,8 @@ def test_what_cannot_be_distilled_is_refused_with_the_remedy(net, few, change, e
 def test_finetune_on_a_gpu_follows_the_teacher_and_spares_its_generator():
     teacher, student = VGG((8, "M", 8)).cuda(), VGG((8, "M", 4))
     before = torch.cuda.get_rng_state()
-    found = finetune(teacher, student, torch.randn(8, 3, 32, 32), torch.arange(8), steps=3, batch_size=4, **QUIET)
+    images, labels = torch.randn(8, 3, 32, 32), torch.arange(8)
+    found = finetune(teacher, student, images, labels, steps=3, batch_size=4, **QUIET)
     assert all(p.device.type == "cuda" for p in found.parameters())
     assert all(p.device.type == "cpu" for p in student.parameters())
     assert torch.equal(torch.cuda.get_rng_state(), before)

@@ -6,42 +6,33 @@ import warnings
 
 import pytest
 import torch
+from helpers.small_net import feature_loss, few_images, small_net
 from torch import nn
 
 import fsc
 from fsc.inputs.nets import NETS
-from fsc.recover.augment import crop_and_flip
 from fsc.recover.mir import mir
-from fsc.runtime import fingerprint
+from fsc.recover.training import crop_and_flip
+from fsc.runtime import fingerprint, quiet
 from fsc.surgery.recipe import recipe_of
 
-QUIET = {"progress": lambda done, total: None}
+QUIET = {"progress": quiet}
 HEAD = ("8.weight", "8.bias")
-
-
-def small(hidden=6, dropout=0.0, classes=3):
-    """conv, BN, ReLU, dropout, conv, ReLU, pooling, linear: 8 x 8 images; the feature is what "5" makes."""
-    return nn.Sequential(
-        nn.Conv2d(3, hidden, 3, padding=1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU(), nn.Dropout(dropout),
-        nn.Conv2d(hidden, 8, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, classes),
-    ).eval()  # fmt: skip
 
 
 @pytest.fixture
 def images():
-    return torch.randn(10, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    return few_images()[0]
 
 
 @pytest.fixture
 def teacher():
-    torch.manual_seed(0)
-    return small().requires_grad_(False)
+    return small_net(seed=0).requires_grad_(False)
 
 
 @pytest.fixture
 def student():
-    torch.manual_seed(1)
-    return small(hidden=4)
+    return small_net(4, seed=1)
 
 
 def history(net):
@@ -50,18 +41,13 @@ def history(net):
     return edit["report"]
 
 
-def loss_between(one, other, images, part=slice(0, 6)):
-    with torch.no_grad():
-        return float((one.eval()[part](images) - other.eval()[part](images)).square().mean())
-
-
 def test_mir_does_what_a_plain_loop_over_the_features_does(teacher, student, images):
     rng = torch.Generator().manual_seed(3)
     expected = copy.deepcopy(student).train()
     sgd = torch.optim.SGD(expected[:6].parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.MultiStepLR(sgd, milestones=[4, 8], gamma=0.1)
     losses = []
-    for _ in range(5):                                              # epochs of 2 batches of 4; 2 images left over
+    for _ in range(5):  # epochs of 2 batches of 4; 2 images left over
         order = torch.randperm(10, generator=rng)
         for rows in (order[:4], order[4:8]):
             batch = crop_and_flip(images[rows], rng)
@@ -83,7 +69,7 @@ def test_mir_does_what_a_plain_loop_over_the_features_does(teacher, student, ima
 def test_the_head_is_the_teachers_bit_for_bit_and_all_before_it_is_trained(teacher, student, images):
     found = mir(teacher, student, images, steps=2, **QUIET)
     moved = {name for name, p in found.named_parameters() if not torch.equal(p, student.get_parameter(name))}
-    assert moved == {name for name, _ in student.named_parameters()}               # the head: replaced, not trained
+    assert moved == {name for name, _ in student.named_parameters()}  # the head: replaced, not trained
     assert all(torch.equal(found.state_dict()[name], teacher.state_dict()[name]) for name in HEAD)
 
 
@@ -101,12 +87,12 @@ def test_the_gradient_is_that_of_finite_differences(teacher, student, images):
     batch = crop_and_flip(images[torch.randperm(10, generator=rng)], rng)
     for place, index in ((0, (1, 2, 0, 1)), (1, (3,)), (4, (5, 2, 0, 0))):
         weight = student[place].weight.detach()
-        step = (weight - found[place].weight.detach())[index] / 1e-3                # gradient + decay x weight
+        step = (weight - found[place].weight.detach())[index] / 1e-3  # gradient + decay x weight
         here = weight[index].item()
         values = []
         for h in (1e-5, -1e-5):
             weight[index] = here + h
-            values.append(loss_between(student, teacher, batch))
+            values.append(feature_loss(student, teacher, batch))
         weight[index] = here
         assert step.item() == pytest.approx((values[0] - values[1]) / 2e-5 + 1e-4 * here, rel=1e-5)
 
@@ -116,19 +102,21 @@ def test_teacher_and_student_are_left_as_they_were(teacher, student, images, bn)
     teacher.train()
     before = fingerprint(teacher), fingerprint(student)
     found = mir(teacher, student, images, steps=3, bn=bn, **QUIET)
-    assert (fingerprint(teacher), fingerprint(student)) == before                # the teacher's BN statistics too
+    assert (fingerprint(teacher), fingerprint(student)) == before  # the teacher's BN statistics too
     assert teacher.training and not any(module.training for module in [*student.modules(), *found.modules()])
     assert all(p.grad is None for net in (teacher, student, found) for p in net.parameters())
-    assert all(p.is_contiguous() and p.requires_grad for p in found.parameters()) and type(found) is nn.Sequential
+    assert all(p.is_contiguous() and p.requires_grad for p in found.parameters())
+    assert type(found) is nn.Sequential
 
 
 def test_batchnorm_learns_from_the_batches_or_stays_or_is_measured_anew(teacher, student, images):
-    norms = {bn: mir(teacher, student, images, steps=5, bn=bn, **QUIET) for bn in ("train", "frozen", "re-estimated")}
+    modes = ("train", "frozen", "re-estimated")
+    norms = {bn: mir(teacher, student, images, steps=5, bn=bn, **QUIET) for bn in modes}
     assert not torch.equal(norms["train"][1].running_mean, student[1].running_mean)
     assert torch.equal(norms["frozen"][1].running_mean, student[1].running_mean)
     assert torch.equal(norms["frozen"][1].running_var, student[1].running_var)
     assert not torch.equal(norms["frozen"][1].weight, student[1].weight)
-    seen = norms["re-estimated"][0](images)                                         # what the norm reads, all images
+    seen = norms["re-estimated"][0](images)  # what the norm reads, all images
     assert torch.allclose(norms["re-estimated"][1].running_mean, seen.mean((0, 2, 3)), atol=1e-6)
     assert torch.allclose(norms["re-estimated"][1].running_var, seen.var((0, 2, 3)), rtol=1e-4)
     assert torch.equal(norms["re-estimated"][0].weight, norms["train"][0].weight)
@@ -137,17 +125,18 @@ def test_batchnorm_learns_from_the_batches_or_stays_or_is_measured_anew(teacher,
 
 def test_mir_brings_the_features_nearer_and_after_pooling_only_their_means(teacher, student, images):
     asked = {"steps": 150, "lr": 0.1, "bn": "frozen", **QUIET}
-    before, after = mir(teacher, student, images, **asked), mir(teacher, student, images, feature="after", **asked)
-    assert loss_between(before, teacher, images) < loss_between(student, teacher, images) / 3
+    before = mir(teacher, student, images, **asked)
+    after = mir(teacher, student, images, feature="after", **asked)
+    assert feature_loss(before, teacher, images) < feature_loss(student, teacher, images) / 3
     pooled = slice(0, 7)
-    assert loss_between(after, teacher, images, pooled) < loss_between(student, teacher, images, pooled) / 3
-    assert loss_between(before, teacher, images) < loss_between(after, teacher, images)
+    assert feature_loss(after, teacher, images, pooled) < feature_loss(student, teacher, images, pooled) / 3
+    assert feature_loss(before, teacher, images) < feature_loss(after, teacher, images)
 
 
 def test_an_earlier_feature_leaves_all_behind_it_to_the_teacher(teacher, images):
-    torch.manual_seed(2)
-    found = mir(teacher, small(), images, steps=2, feature="2", **QUIET)
-    assert all(torch.equal(found.state_dict()[name], teacher.state_dict()[name]) for name in (*HEAD, "4.weight"))
+    found = mir(teacher, small_net(seed=2), images, steps=2, feature="2", **QUIET)
+    mine, theirs = found.state_dict(), teacher.state_dict()
+    assert all(torch.equal(mine[name], theirs[name]) for name in (*HEAD, "4.weight"))
 
 
 @pytest.mark.parametrize("arch", ["resnet20", "mobilenet", "vgg9"])
@@ -156,7 +145,8 @@ def test_pruned_students_keep_their_recipe_and_their_shapes_and_load_again(arch,
     teacher = NETS[arch](10).eval()
     student = fsc.prune_filters(teacher, 0.5)
     found = mir(teacher, student, torch.randn(4, 3, 32, 32), steps=2, **QUIET)
-    assert [edit["edit"] for edit in recipe_of(found)] == ["prune_filters", "mir"] and len(recipe_of(student)) == 1
+    assert [edit["edit"] for edit in recipe_of(found)] == ["prune_filters", "mir"]
+    assert len(recipe_of(student)) == 1
     assert [p.shape for p in found.parameters()] == [p.shape for p in student.parameters()]
     assert [p.stride() for p in found.parameters()] == [p.stride() for p in student.parameters()]
     loaded = fsc.load(fsc.save(found, tmp_path / "s.safetensors"), teacher)
@@ -170,26 +160,27 @@ def test_students_with_blocks_gone_and_convs_split_learn_too():
     student.layer3[2] = nn.Identity()                               # the very block that makes the feature
     student.layer1[0].conv1 = nn.Sequential(nn.Conv2d(16, 4, 3, padding=1, bias=False), nn.Conv2d(4, 16, 1))
     found = mir(teacher, student, torch.randn(4, 3, 32, 32), steps=2, **QUIET)
-    assert isinstance(found.layer3[2], nn.Identity) and torch.equal(found.linear.weight, teacher.linear.weight)
+    assert isinstance(found.layer3[2], nn.Identity)
+    assert torch.equal(found.linear.weight, teacher.linear.weight)
     for half in (0, 1):
         assert not torch.equal(found.layer1[0].conv1[half].weight, student.layer1[0].conv1[half].weight)
 
 
 def test_a_diverging_loss_names_step_and_learning_rate(teacher, student, images):
     before = fingerprint(student)
-    words = r"mir: the loss is (nan|inf) at step \d+ of 50 \(lr=1e\+20\)\.\n.*smaller lr.* passed in is unchanged"
+    words = r"mir: the loss is (nan|inf) at step \d+ of 50 \(lr=1e\+20\)\.\n.*smaller lr.* passed in is unch"
     with pytest.raises(FloatingPointError, match=words):
         mir(teacher, student, images, steps=50, lr=1e20, **QUIET)
     assert fingerprint(student) == before
 
 
 def test_the_seed_alone_decides(teacher, images):
-    torch.manual_seed(0)
-    student = small(dropout=0.5)
+    student = small_net(dropout=0.5, seed=0)
 
     def mimicked(seed, state):
         torch.manual_seed(state)
-        return fingerprint(mir(teacher, student, images, steps=4, batch_size=4, seed=seed, held_out=0.2, **QUIET))
+        asked = {"steps": 4, "batch_size": 4, "held_out": 0.2, **QUIET}
+        return fingerprint(mir(teacher, student, images, seed=seed, **asked))
 
     assert mimicked(seed=5, state=1) == mimicked(seed=5, state=2) != mimicked(seed=6, state=1)
 
@@ -214,28 +205,34 @@ def coupled(teacher):
     "change, error, words",
     [
         ({"images": torch.zeros(10, dtype=torch.long)}, TypeError,
-         "mir: images are a tensor of integers (10,); they look like labels, and mir needs none.\n  Pass few.images"),
-        ({"images": fsc.load_task("shapes").sample(3)}, TypeError,
-         "mir: images must be a tensor (N, C, H, W), got Images.\n  Pass few.images"),
+         "mir: images are a tensor of integers (10,); they look like labels, and mir needs none.\n  "
+         "Pass few.images"),
+        ({"images": fsc.load_task("shapes")}, TypeError,
+         "mir: images must be a tensor (N, C, H, W), got Task.\n  Pass few = task.sample(50) or"),
         ({"images": torch.zeros(0, 3, 8, 8)}, ValueError, "mir: images have shape (0, 3, 8, 8); asked for"),
         ({"images": torch.zeros(4, 1, 8, 8)}, ValueError, "mir: this Sequential does not take images of"),
         ({"images": torch.zeros(1, 3, 8, 8)}, ValueError,
-         'Asked for bn="train", batch_size=64; 1 of 1 images to fit.\n  Use bn="frozen", which'),
-        ({"images": torch.zeros(2, 3, 8, 8), "held_out": 0.5}, ValueError, "1 of 2 images to fit.\n  Use bn="),
-        ({"batch_size": 1, "bn": "re-estimated"}, ValueError, 'Asked for bn="re-estimated", batch_size=1; 10 of 10'),
+         "mir: batches of one image (of 1) cannot train BatchNorm (1).\n  "
+         "It would learn to normalise each image"),
+        ({"images": torch.zeros(2, 3, 8, 8), "held_out": 0.5}, ValueError,
+         "Found 1 images to fit and batch_size=64."),
+        ({"batch_size": 1, "bn": "re-estimated"}, ValueError,
+         "Found 10 images to fit and batch_size=1. Use at least 2 images, in batches of at least 2; or mir "
+         'with bn="frozen", which leaves'),
         ({"batch_size": 0}, ValueError, "mir: steps=2000, batch_size=0, lr=0.02; asked for"),
         ({"bn": "eval"}, ValueError, 'mir: bn="eval"; there are "train", "frozen" and "re-estimated".'),
         ({"held_out": 1}, ValueError, "mir: held_out=1 is no share in [0, 1)."),
         ({"held_out": 0.99}, ValueError, "mir: held_out=0.99 leaves none of 10 images to fit."),
         ({"feature": "layer4"}, ValueError, 'mir: feature="layer4" of this Sequential does not exist.'),
         ({"feature": "2"}, ValueError,
-         "mir: the teacher's feature is 2 (1, 6, 8, 8), the student's 2 (1, 4, 8, 8).\n  A student mimics features of"),
-        ({"student": small(classes=5)}, ValueError,
-         "mir: the teacher's head does not fit the student: of 8.weight, behind the feature (5), the student has (5, "
-         "8), the teacher (3, 8).\n  What lies behind the feature is taken from the teacher: leave feature out, or"),
-        ({"student": small()[:8]}, ValueError, "the student has none, the teacher (3, 8)."),
-        ({"student": nn.Sequential(nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))}, ValueError,
-         "mir: nothing before the feature (0) of this Sequential has parameters to train."),
+         "mir: the teacher's feature is 2 (1, 6, 8, 8), the student's 2 (1, 4, 8, 8).\n  "
+         "A student mimics features of"),
+        ({"student": small_net(classes=5)}, ValueError,
+         "mir: the teacher's head does not fit the student: of 8.weight, behind the feature (5), the student "
+         "has (5, 8), the teacher (3, 8).\n  The head is taken from the teacher: leave feature out, or"),
+        ({"student": small_net()[:8]}, ValueError, "the student has none, the teacher (3, 8)."),
+        ({"student": nn.Sequential(nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3))},
+         ValueError, "mir: nothing before the feature (0) of this Sequential has parameters to train."),
     ],
 )  # fmt: skip
 def test_what_cannot_be_mimicked_is_refused_with_the_remedy(teacher, student, images, change, error, words):
@@ -246,7 +243,8 @@ def test_what_cannot_be_mimicked_is_refused_with_the_remedy(teacher, student, im
 
 def test_a_student_that_gave_up_channels_of_the_feature_is_told_what_to_do():
     teacher = NETS["mobilenet"](10).eval()
-    with pytest.raises(ValueError, match=r"head\.2 \(1, 64, 8, 8\)[^~]*Prune without coupled=True, name another"):
+    words = r"head\.2 \(1, 64, 8, 8\)[^~]*Prune without coupled=True, name another"
+    with pytest.raises(ValueError, match=words):
         mir(teacher, coupled(teacher), torch.randn(4, 3, 32, 32), **QUIET)
 
 
@@ -261,5 +259,5 @@ def test_mir_on_a_gpu_agrees_with_the_cpu():
         assert torch.equal(torch.cuda.get_rng_state(), before)
         assert all(p.device.type == device and p.dtype == torch.float32 for p in student.parameters())
         found.append([row["loss"] for row in history(student)])
-    # bfloat16 rounds features to 3 digits; the loss is a mean of their squared differences over 100,000 of them.
+    # bfloat16 rounds features to 3 digits; the loss is a mean over 100,000 of their squared differences.
     assert found[1] == pytest.approx(found[0], rel=0.05)

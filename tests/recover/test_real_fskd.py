@@ -5,7 +5,7 @@ import copy
 import pytest
 
 import fsc
-from fsc.recover.norms import renew_norms
+from fsc.recover.training import renew_norms
 from fsc.runtime import quiet
 
 pytestmark = pytest.mark.real

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import fsc
-from fsc.recover.norms import renew_norms
+from fsc.recover.training import renew_norms
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "scripts"
 
