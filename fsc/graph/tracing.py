@@ -1,4 +1,4 @@
-"""A network as a `torch.fx` graph in which every node knows the shape of its tensor, and small helpers on such graphs."""
+"""A network as a `torch.fx` graph in which every node knows its tensor's shape; helpers for such graphs."""
 
 import inspect
 import threading
@@ -17,7 +17,7 @@ Step = TypeVar("Step")
 _ONE_AT_A_TIME = threading.Lock()
 
 SIZES = (32, 64, 224, 299, 28, 96, 128, 256, 16)
-"""Sides of the square images that are tried, in this order, if no example is given; small images cost least."""
+"""Sides of the square images to try, in this order, if no example is given: small images cost least."""
 
 
 class NotTraceable(ValueError):
@@ -32,14 +32,14 @@ def trace(net: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
 
     Args:
         net: any module that takes one tensor.
-        example: (N, C, H, W), an input that the net takes. Without it, square images of usual sizes are tried.
+        example: (N, C, H, W), an input of the net. Without it, square images of usual sizes are tried.
 
     Raises:
-        NotTraceable: control flow that depends on values, several inputs, or no image size that the net takes.
+        NotTraceable: control flow that depends on values, several inputs, or no image size that fits.
     """
     if not isinstance(net, nn.Module):
         found = type(net).__name__ if not isinstance(net, type) else f"the class {net.__name__}"
-        raise TypeError(f"asked for a network, got {found}.\n  Pass an nn.Module, such as load_teacher returns.")
+        raise TypeError(f"asked for a network, got {found}.\n  Pass an nn.Module, such as load_teacher gives.")
     with evaluating(net):
         graph = _trace(net)
         refusals = []
@@ -82,7 +82,7 @@ def walk_from(starts: Iterable[Step], onward: Callable[[Step], Iterable[Step]]) 
 
 
 def unused_modules(net: nn.Module, graph: fx.GraphModule) -> list[str]:
-    """Modules with parameters of their own that no node of the graph uses, such as heads for training only."""
+    """Modules with parameters of their own that no node of the graph uses, such as heads for training."""
     called = {node.target for node in graph.graph.nodes if node.op == "call_module"}
     read = {node.target.rpartition(".")[0] for node in graph.graph.nodes if node.op == "get_attr"}
     used = (called | read) - {""}
@@ -149,8 +149,8 @@ def _usual_images(net: nn.Module, graph: fx.GraphModule) -> list[Tensor]:
             f"{type(net).__name__} calls no Conv2d, so the number of channels of its images is unknown.\n"
             f"  Give example=, a batch of images that the net takes."
         )
-    rng = torch.Generator().manual_seed(0)
-    return [torch.randn(1, first.in_channels, side, side, generator=rng).to(first.weight.dtype) for side in SIZES]
+    rng, c_in, dtype = torch.Generator().manual_seed(0), first.in_channels, first.weight.dtype
+    return [torch.randn(1, c_in, side, side, generator=rng).to(dtype) for side in SIZES]
 
 
 def _at(err: Exception) -> str:
@@ -167,7 +167,7 @@ def _first_line(err: Exception) -> str:
 class _Tracer(fx.Tracer):
     """Remembers the innermost module whose forward was being traced when something went wrong.
 
-    While fx traces, it patches `nn.Module` for the whole process. Calls from other threads pass through unchanged.
+    While fx traces, it patches `nn.Module` for the whole process. Calls of other threads go on as ever.
     """
 
     where: str | None = None

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsc.arguments import check_fits, check_images
-from fsc.graph.backbone import Cut, cut
+from fsc.graph.backbone import Backbone, cut_backbone
 from fsc.recover.norms import renew_norms
 from fsc.recover.training import descend, learning_norms
 from fsc.runtime import Progress, clone, device_of, evaluating, public, warn
@@ -79,7 +79,7 @@ def mir(
     device, example = device_of(teacher), images[:1].to(device_of(teacher))
     source = clone(teacher).eval().requires_grad_(False)  # a copy: the teacher's own mode and layout stay as they are
     trained = clone(student).to(device).eval().requires_grad_(False)
-    theirs, mine = cut("mir", source, example, feature), cut("mir", trained, example, feature)
+    theirs, mine = cut_backbone(source, example, feature), cut_backbone(trained, example, feature)
     _check_match(theirs, mine, source, trained)
 
     for parameter in mine.body.parameters():
@@ -126,7 +126,7 @@ def mir(
         )
     if bn == "re-estimated":
         renew_norms(mine.body, fitted, batch_size=batch_size)
-    _replace_head(trained, source, mine.behind)
+    _replace_head(trained, source, mine.head_names)
     for parameter, before in zip(trained.parameters(), student.parameters(), strict=True):
         parameter.requires_grad_(before.requires_grad)
     asked = {"steps": int(steps), "lr": float(lr), "batch_size": int(batch_size), "feature": feature, "bn": bn}
@@ -221,7 +221,7 @@ def _check_asked(images: Tensor, bn: str, held_out: float) -> None:
         raise ValueError(f"mir: held_out={held_out} is no share in [0, 1).\n  0.1 keeps a tenth of the images out.")
 
 
-def _check_match(theirs: Cut, mine: Cut, teacher: nn.Module, student: nn.Module) -> None:
+def _check_match(theirs: Backbone, mine: Backbone, teacher: nn.Module, student: nn.Module) -> None:
     if not any(p.is_floating_point() for p in mine.body.parameters()):
         raise ValueError(
             f"mir: nothing before the feature ({mine.name}) of this {type(student).__name__} has parameters to train.\n"
@@ -234,8 +234,8 @@ def _check_match(theirs: Cut, mine: Cut, teacher: nn.Module, student: nn.Module)
             f"of their channels.\n"
             f"  Prune without coupled=True, name another feature=, or use distill, which compares outputs alone."
         )
-    wanted = {name: teacher.state_dict()[name].shape for name in theirs.behind}
-    found = {name: student.state_dict()[name].shape for name in mine.behind}
+    wanted = {name: teacher.state_dict()[name].shape for name in theirs.head_names}
+    found = {name: student.state_dict()[name].shape for name in mine.head_names}
     for name in {**wanted, **found}:
         if wanted.get(name) != found.get(name):
             here, there = (tuple(head[name]) if name in head else "none" for head in (found, wanted))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fsc.compress.blocks import hollow
-from fsc.graph.backbone import cut
+from fsc.graph.backbone import cut_backbone
 from fsc.recover.match import CHUNK
 from fsc.recover.recoverability_closed import Candidate, mean_squared, try_all
 from fsc.recover.recoverability_sgd import train_around
@@ -41,11 +41,11 @@ def evidence(
     example, device = images[:1].to(device_of(source)), device_of(source)
     fitted, unseen = _split(images, held_out, seed)
     chunks = [chunk.to(device) for part in (fitted, unseen) for chunk in part.split(CHUNK) if len(chunk)]
-    body = cut(who, source, example).body
+    body = cut_backbone(source, example).body
     candidates = []
     for name in names:
         net = hollow(source, [*gone, name])
-        candidates.append(Candidate(name, [*gone, name], net, cut(who, net, example).body))
+        candidates.append(Candidate(name, [*gone, name], net, cut_backbone(net, example).body))
     count = math.ceil(len(fitted) / CHUNK)
     with torch.no_grad():
         shown = progress if method == "closed" else quiet

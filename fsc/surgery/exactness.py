@@ -28,7 +28,7 @@ def expected_output(net: nn.Module, example: Tensor) -> Tensor:
     if not torch.isfinite(output).all():
         raise ValueError(
             f"on a random image the outputs of {type(net).__name__} are not finite.\n"
-            "  Look for NaN or infinity in its weights and its BatchNorm statistics: did its training diverge?"
+            "  Look for NaN or infinity in its weights and BatchNorm statistics: did its training diverge?"
         )
     if not output.any():
         kind = type(net).__name__
@@ -59,8 +59,8 @@ def check_same(found: Tensor, expected: Tensor, what: str, hint: str, tolerance:
         found, expected: of `edited_output` and of `expected_output`.
         what: the error's first sentence: "the sliced ResNet differs from the one with zeroed channels".
         hint: the error's last line: the likely cause, or what to do.
-        tolerance: largest allowed difference, relative to the largest expected value. Half precision is coarser:
-            there 8 steps of the dtype are allowed. In float32, rounding over a deep network stays near 1e-6.
+        tolerance: largest allowed difference, relative to the largest expected value. Half precision is
+            coarser: there 8 steps of the dtype are allowed. Rounding in float32 stays near 1e-6.
 
     Raises:
         NotExact: says how large the difference is.

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from fsc.graph.backbone import cut
+from fsc.graph.backbone import cut_backbone
 
 
 def odd_norms(net: nn.Module, seed: int = 0) -> nn.Module:
@@ -31,5 +31,5 @@ def feature(net, name, images):
 def loss(teacher, student, images):
     """MiR's: the mean squared error between the features before pooling."""
     with torch.no_grad():
-        a, b = (cut("test", net, images[:1]).body(images) for net in (student, teacher))
+        a, b = (cut_backbone(net, images[:1]).body(images) for net in (student, teacher))
     return float((a - b).double().square().mean())

@@ -11,7 +11,7 @@ from torch import nn
 
 import fsc
 from fsc.compress.blocks import hollow
-from fsc.graph.backbone import cut
+from fsc.graph.backbone import cut_backbone
 from fsc.graph.tracing import trace
 from fsc.inputs.nets import NETS, ResNet
 from fsc.recover import recoverability as evidence
@@ -142,8 +142,8 @@ def around(request, teacher, images):
     net = teacher if request.param == "resnet" else odd_norms(NETS["mobilenet"](10))
     name = "layer2.1" if request.param == "resnet" else "blocks.5"
     source = clone(net).eval().requires_grad_(False)
-    body = cut("test", hollow(source, [name]), images[:1]).body
-    return cut("test", source, images[:1]).body, body, [node for node in body.graph.nodes if node.target == name]
+    body = cut_backbone(hollow(source, [name]), images[:1]).body
+    return cut_backbone(source, images[:1]).body, body, [node for node in body.graph.nodes if node.target == name]
 
 
 def test_adaptors_at_the_identity_change_nothing(around, images):
