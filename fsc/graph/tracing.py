@@ -39,7 +39,7 @@ def trace(net: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
     """
     if not isinstance(net, nn.Module):
         found = type(net).__name__ if not isinstance(net, type) else f"the class {net.__name__}"
-        raise TypeError(f"asked for a network, got {found}.\n  Pass an nn.Module, such as load_teacher gives.")
+        raise TypeError(f"asked for a network, got {found}.\n  Pass an nn.Module, as load_teacher gives.")
     with evaluating(net):
         graph = _trace(net)
         refusals = []
