@@ -20,7 +20,7 @@ An example is a residual block with 4 channels, between a stem and a classifier 
     classifier     3 4 5 6            15 16          pinned: "it is the network's output"
 
 So a channel with label 7 can go by itself: then conv1 and bn1 lose an output channel, and conv2 loses an
-input channel. Label 3 is in the stem, in conv2 and in the classifier: it can only go from all of them at once.
+input channel. Label 3 is in the stem, in conv2 and in the classifier: it can only go from all three at once.
 """
 
 from collections import defaultdict

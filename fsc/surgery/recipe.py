@@ -49,7 +49,7 @@ def apply_edit(net: nn.Module, edit: Mapping[str, Any]) -> None:
     """
     slice_modules(net, edit.get("slices", {}))
     for name, split in edit.get("splits", {}).items():
-        net.set_submodule(name, SCHEMES[split["scheme"]](net.get_submodule(name), split["rank"]))
+        net.set_submodule(name, SCHEMES[split["scheme"]].split(net.get_submodule(name), split["rank"]))
     for name in edit.get("dropped", []):
         net.set_submodule(name, nn.Identity().train(net.get_submodule(name).training))
 

@@ -42,7 +42,7 @@ def relative_error(found, expected):
 @pytest.mark.filterwarnings("ignore:Using padding='same'")
 def test_at_full_rank_a_split_is_the_conv(dtype, bound, conv, scheme):
     conv = conv.to(dtype)
-    split = SCHEMES[scheme](conv, full_rank(conv, scheme))
+    split = SCHEMES[scheme].split(conv, full_rank(conv, scheme))
     x = torch.randn(2, conv.in_channels, 9, 10, dtype=dtype)
     error = relative_error(split(x), conv(x))
     assert error <= bound, f"relative error {error:.1e}"
@@ -52,7 +52,7 @@ def test_at_full_rank_a_split_is_the_conv(dtype, bound, conv, scheme):
 @given(conv=convs(), scheme=st.sampled_from(list(SCHEMES)), share=st.floats(0, 1))
 def test_a_split_costs_what_it_is_said_to(conv, scheme, share):
     rank = max(1, round(share * full_rank(conv, scheme)))
-    split = SCHEMES[scheme](conv, rank)
+    split = SCHEMES[scheme].split(conv, rank)
     assert sum(p.numel() for p in split.parameters()) == split_params(conv, scheme, rank)
     whole = sum(p.numel() for p in conv.parameters())
     assert split_params(conv, scheme, full_rank(conv, scheme)) > whole  # never worth it at full rank
@@ -87,7 +87,7 @@ def test_one_blur_for_every_pair_of_channels_needs_decoupled_rank_one_only():
 def test_neither_half_dwarfs_the_other(scheme):
     conv = nn.Conv2d(8, 8, 3)
     conv.weight.data *= 1e6
-    first, last = (float(m.weight.detach().norm()) for m in SCHEMES[scheme](conv, 4))
+    first, last = (float(m.weight.detach().norm()) for m in SCHEMES[scheme].split(conv, 4))
     assert first == pytest.approx(last, rel=1e-5)
 
 
@@ -95,7 +95,7 @@ def test_neither_half_dwarfs_the_other(scheme):
 def test_splitting_leaves_the_conv_and_the_global_random_numbers_alone(scheme):
     conv = nn.Conv2d(4, 6, 3, dtype=torch.float16).eval().requires_grad_(False)
     before, state = copy.deepcopy(conv.state_dict()), torch.get_rng_state()
-    split = SCHEMES[scheme](conv, 2)
+    split = SCHEMES[scheme].split(conv, 2)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in conv.state_dict().items())
     assert {p.dtype for p in split.parameters()} == {torch.float16}
@@ -107,7 +107,7 @@ def test_splitting_leaves_the_conv_and_the_global_random_numbers_alone(scheme):
 def test_a_conv_of_zeros_splits_into_zeros(scheme):
     conv = nn.Conv2d(3, 4, 3)
     nn.init.zeros_(conv.weight)
-    assert torch.equal(SCHEMES[scheme](conv, 1)(torch.randn(1, 3, 5, 5)), conv(torch.randn(1, 3, 5, 5)))
+    assert torch.equal(SCHEMES[scheme].split(conv, 1)(torch.randn(1, 3, 5, 5)), conv(torch.randn(1, 3, 5, 5)))
 
 
 @pytest.mark.parametrize("conv, rank, words", [
