@@ -214,6 +214,6 @@ def _check_var(var: Tensor, eps: float) -> None:
     if bad.any():
         at = int(bad.nonzero()[0, 0])
         raise ValueError(
-            f"the variance of channel {at} is {float(var[at]):g} (eps {eps:g}); {int(bad.sum())} channels have "
-            f"such a variance.\n  It must be finite, not negative, and above 0 together with eps."
+            f"the variance of channel {at} is {float(var[at]):g} (eps {eps:g}); so it is at {int(bad.sum())} "
+            f"channels.\n  A variance must be finite, not negative, and above 0 together with eps."
         )

@@ -52,7 +52,7 @@ def test_a_frozen_parameter_stays_frozen():
 
 
 @pytest.mark.parametrize("module, sides, words", [
-    (nn.Conv2d(8, 4, 3, groups=2), {"out": [0, 1, 2]}, r"\[4, 4\] inputs and \[2, 1\] outputs a group"),
+    (nn.Conv2d(8, 4, 3, groups=2), {"out": [0, 1, 2]}, r"\[4, 4\] inputs and \[2, 1\] outputs per group"),
     (nn.Conv2d(4, 8, 3, groups=4), {"out": [0, 1], "into": [1]}, "outputs that are not theirs"),
     (nn.Conv2d(4, 8, 3, groups=4), {"out": [0, 2, 3], "into": [0, 1]}, "outputs that are not theirs"),
 ])  # fmt: skip
