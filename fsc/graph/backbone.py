@@ -61,9 +61,6 @@ def cut_backbone(net: nn.Module, example: Tensor, feature: str | None = None) ->
     return Backbone(body, _label(node), node.meta["shape"], head)
 
 
-# -- the node that makes the feature -------------------------------------------------------------------------
-
-
 def _input_of_head(net: nn.Module, graph: fx.GraphModule) -> fx.Node:
     pooling, last = _pooling_and_last_map(graph)
     if pooling is not None:
@@ -139,9 +136,6 @@ def _output_of(net: nn.Module, graph: fx.GraphModule, feature: str) -> fx.Node:
         f'feature="{feature}" of this {type(net).__name__} {found}.\n'
         f"  Name a module whose output is to be mimicked: {', '.join(near)}; or leave feature out."
     )
-
-
-# -- names for a reader, and the cut itself ------------------------------------------------------------------
 
 
 def _modules_around(node: fx.Node) -> list[str]:

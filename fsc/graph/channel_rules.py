@@ -14,16 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
+from fsc.graph import operations
 from fsc.graph.channel_labels import ChannelAxis, Labels
-from fsc.graph.operations import (
-    ADDS,
-    ELEMENTWISE,
-    ELEMENTWISE_MODULES,
-    PRODUCTS,
-    SPATIAL,
-    SPATIAL_MODULES,
-    is_depthwise,
-)
 
 
 @dataclass(frozen=True)
@@ -69,15 +61,12 @@ Rule = Callable[[Call], ChannelAxis | None]
 """Call -> the channels of its result; None if it cannot follow them: then those that it reads are pinned."""
 
 
-# -- modules with weights --------------------------------------------------------------------------
-
-
 def conv(call: Call) -> ChannelAxis | None:
     """A dense conv makes new labels. A depthwise conv repeats each label for the outputs of that channel."""
     (into,) = call.inputs
     if into.axis != 1:
         return None
-    if is_depthwise(call.module):
+    if operations.is_depthwise(call.module):
         return ChannelAxis(into.labels.repeat(call.module.out_channels // call.module.in_channels))
     return call.labels.new(call.module.out_channels)
 
@@ -90,9 +79,6 @@ def linear(call: Call) -> ChannelAxis | None:
     return call.labels.new(call.module.out_features, into.axis)
 
 
-# -- operations that treat each channel alone ------------------------------------------------------
-
-
 def same(call: Call) -> ChannelAxis | None:
     """Each channel of the result depends on the same channel of the one input."""
     return call.inputs[0] if len(call.inputs) == 1 else None
@@ -101,9 +87,6 @@ def same(call: Call) -> ChannelAxis | None:
 def same_in_maps(call: Call) -> ChannelAxis | None:
     """As `same`, if the channels are on axis 1: the operation mixes what lies on the axes after it."""
     return call.inputs[0] if len(call.inputs) == 1 and call.inputs[0].axis == 1 else None
-
-
-# -- operations on two tensors ---------------------------------------------------------------------
 
 
 def add(call: Call) -> ChannelAxis | None:
@@ -155,9 +138,6 @@ def concatenate(call: Call) -> ChannelAxis | None:
     return ChannelAxis(np.concatenate([part.labels for part in channels]), axis)
 
 
-# -- operations that move the axes -----------------------------------------------------------------
-
-
 def reshape(call: Call) -> ChannelAxis | None:
     """(N, C, ...) to (N, C, ...) keeps the labels; (N, C, H, W) to (N, C H W) repeats each H W times."""
     if len(call.inputs) != 1:
@@ -204,12 +184,13 @@ def pad(call: Call) -> ChannelAxis | None:
 
 
 RULES: dict[Hashable, Rule] = {
-    **dict.fromkeys(ELEMENTWISE_MODULES, same), **dict.fromkeys(ELEMENTWISE, same),
-    **dict.fromkeys(SPATIAL_MODULES, same_in_maps), **dict.fromkeys(SPATIAL, same_in_maps),
+    **dict.fromkeys((*operations.ELEMENTWISE_MODULES, *operations.ELEMENTWISE), same),
+    **dict.fromkeys((*operations.SPATIAL_MODULES, *operations.SPATIAL), same_in_maps),
     nn.modules.batchnorm._BatchNorm: same_in_maps,
     nn.Conv2d: conv,
     nn.Linear: linear,
-    **dict.fromkeys(ADDS, add), **dict.fromkeys(PRODUCTS, multiply),
+    **dict.fromkeys(operations.ADDS, add),
+    **dict.fromkeys(operations.PRODUCTS, multiply),
     **dict.fromkeys((torch.cat, torch.concat), concatenate),
     **dict.fromkeys((nn.Flatten, torch.flatten, torch.reshape, torch.squeeze, torch.unsqueeze), reshape),
     **dict.fromkeys(("flatten", "reshape", "view", "squeeze", "unsqueeze"), reshape),
@@ -218,7 +199,7 @@ RULES: dict[Hashable, Rule] = {
     operator.getitem: index,
     F.pad: pad,
     "torchvision.ops.stochastic_depth.stochastic_depth": same,
-}  # fmt: skip
+}
 """Module type, function, name of a tensor's method, or dotted name of a function -> its rule.
 
 For a module, the rule of its nearest base class counts.

@@ -91,7 +91,7 @@ def norms(draw, channels):
     if bn.affine:
         nn.init.normal_(bn.weight)
         nn.init.normal_(bn.bias)
-        bn.weight.data[draw(st.integers(0, channels - 1))] = 0.0  # a channel that says beta, whatever it sees
+        bn.weight.data[draw(st.integers(0, channels - 1))] = 0.0  # this channel is beta for any input
     return bn
 
 
@@ -142,7 +142,7 @@ def test_at_the_border_a_bias_before_padding_would_be_wrong():
     assert apart[0, 0, 2, 2] == 9 and apart[0, 0, 0, 0] == 4
     with pytest.raises(NotExact, match="pads with zeros, which the bias never reaches"):
         merge_before(conv, q, torch.ones(1))
-    merge_before(conv, q, torch.zeros(1))  # says nothing anywhere
+    merge_before(conv, q, torch.zeros(1))  # a bias of 0 adds nothing
 
 
 def test_the_channels_that_a_1x1_mixes_are_named():

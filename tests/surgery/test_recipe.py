@@ -10,7 +10,8 @@ from torch import nn
 
 import fsc
 from fsc.inputs.nets import NETS
-from fsc.surgery.recipe import with_edit
+from fsc.runtime import fingerprint
+from fsc.surgery.recipe import recipe_in_front, set_aside, teacher_fingerprint, with_edit
 
 
 @pytest.fixture
@@ -99,6 +100,17 @@ def test_a_missing_file_and_folder_are_named(teacher, student, tmp_path):
         fsc.load(tmp_path / "nowhere", teacher)
     with pytest.raises(FileNotFoundError, match="no folder"):
         fsc.save(student, tmp_path / "nowhere" / "s")
+
+
+def test_a_student_may_serve_as_a_teacher_and_its_recipe_comes_in_front_at_the_end(teacher, student):
+    source = set_aside(copy.deepcopy(student))
+    assert fsc.recipe_of(source) == [] and teacher_fingerprint(source) is None
+    twice = fsc.prune_filters(source, {"layer3.0.conv1": 0.75})
+    assert teacher_fingerprint(twice) == fingerprint(student) and len(fsc.recipe_of(twice)) == 1
+    assert recipe_in_front(twice, student) is twice and teacher_fingerprint(twice) == fingerprint(teacher)
+    assert fsc.recipe_of(twice) == fsc.recipe_of(fsc.prune_filters(student, {"layer3.0.conv1": 0.75}))
+    plain = fsc.prune_filters(teacher, 0.5)
+    assert fsc.recipe_of(recipe_in_front(plain, teacher)) == fsc.recipe_of(student)
 
 
 ROWS = [
