@@ -1,4 +1,4 @@
-"""The feature before pooling is found by rule in any traced net, and the net cut there computes just that."""
+"""The feature before pooling is found by rule in any traced net; the net cut there computes this feature."""
 
 import re
 
@@ -13,9 +13,9 @@ from fsc.inputs.nets import NETS
 
 X = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
-# From torchvision's sources: what goes into avgpool (or .mean([2, 3])), how wide it is, and what stands behind it.
+# From torchvision's sources: what avgpool (or .mean([2, 3])) reads, how wide it is, and what comes after it.
 TORCHVISION = {
-    "alexnet": ("avgpool", 256, "classifier"),                     # a 6 x 6 map is flattened: no pooling to one pixel
+    "alexnet": ("avgpool", 256, "classifier"),                     # 6 x 6 pixels: no global pooling
     "convnext_tiny": ("add_17 in features.7.2", 768, "classifier"),
     "densenet121": ("relu", 1024, "classifier"),
     "efficientnet_b0": ("features.8.2", 1280, "classifier"),
@@ -28,7 +28,7 @@ TORCHVISION = {
     "resnet18": ("layer4.1.relu", 512, "fc"),
     "resnet50": ("layer4.2.relu", 2048, "fc"),
     "shufflenet_v2_x0_5": ("conv5.2", 1024, "fc"),
-    "squeezenet1_1": ("classifier.2", 1000, None),                 # its classifier is a conv: nothing is left behind
+    "squeezenet1_1": ("classifier.2", 1000, None),                 # its classifier is a conv
     "vgg11_bn": ("avgpool", 512, "classifier"),
 }
 
@@ -78,14 +78,18 @@ class Net(nn.Module):
 
 
 @pytest.mark.parametrize("pool", [
-    lambda x: F.adaptive_avg_pool2d(x, (1, 1)).flatten(1), lambda x: F.avg_pool2d(x, x.size()[3]).view(x.size(0), -1),
-    lambda x: x.mean((2, 3)), lambda x: torch.mean(x, dim=[2, 3], keepdim=True).flatten(1), lambda x: x.amax((2, 3)),
+    lambda x: F.adaptive_avg_pool2d(x, (1, 1)).flatten(1),
+    lambda x: F.avg_pool2d(x, x.size()[3]).view(x.size(0), -1), lambda x: x.mean((2, 3)),
+    lambda x: torch.mean(x, dim=[2, 3], keepdim=True).flatten(1), lambda x: x.amax((2, 3)),
     lambda x: x.mean(3).mean(2), lambda x: x.flatten(2).mean(2), nn.Sequential(nn.AvgPool2d(4), nn.Flatten()),
-    lambda x: torch.cat([F.adaptive_avg_pool2d(x, 1)[:, :3], F.adaptive_max_pool2d(x, 1)[:, 3:]], 1).flatten(1),
+    lambda x: torch.cat(
+        [F.adaptive_avg_pool2d(x, 1)[:, :3], F.adaptive_max_pool2d(x, 1)[:, 3:]], 1
+    ).flatten(1),
 ])  # fmt: skip
 def test_pooling_is_known_however_it_is_written(pool):
     found = cut_backbone(Net(pool).eval(), X)
-    assert found.name == "relu" and found.shape == (1, 6, 4, 4) and found.head_names == ("linear.weight", "linear.bias")
+    assert found.name == "relu" and found.shape == (1, 6, 4, 4)
+    assert found.head_names == ("linear.weight", "linear.bias")
 
 
 @pytest.mark.parametrize("gate", [
@@ -135,9 +139,10 @@ def test_after_cuts_right_behind_the_pooling():
 
 @pytest.mark.parametrize("net, feature, words", [
     (nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), None,
-     "where does the head of this Sequential begin? It has no global pooling, and it ends in 1, still (N, C, H, "
-     'W).\n  Name the module whose output is to be mimicked: feature="1".'),
-    (nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), None, "It has no global pooling, and it makes no tensor (N, C"),
+     "where does the head of this Sequential begin? It has no global pooling, and it ends in 1, still "
+     '(N, C, H, W).\n  Name the module whose output is to be mimicked: feature="1".'),
+    (nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), None,
+     "It has no global pooling, and it makes no tensor (N, C, H, W)."),
     (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()), "after",
      'feature="after" asks for what comes out of global pooling; this Sequential has none.\n  Name the'),
     (Net(lambda x: x.mean((2, 3))), "conv3",

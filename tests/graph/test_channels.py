@@ -69,8 +69,8 @@ def test_one_line_teaches_another_operation(monkeypatch):
 
 
 @pytest.mark.parametrize("join", [
-    lambda a, b: a + b, lambda a, b: a - b, lambda a, b: a * torch.sigmoid(b), lambda a, b: F.relu(a).add(b) * 0.5,
-    lambda a, b: a * F.adaptive_avg_pool2d(b, 1),
+    lambda a, b: a + b, lambda a, b: a - b, lambda a, b: a * torch.sigmoid(b),
+    lambda a, b: F.relu(a).add(b) * 0.5, lambda a, b: a * F.adaptive_avg_pool2d(b, 1),
     lambda a, b: (a.permute(0, 2, 3, 1) + b.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
     lambda a, b: a * b.mean((2, 3), keepdim=True), lambda a, b: a * b.mean((2, 3)).view(a.size(0), -1, 1, 1),
 ])  # fmt: skip

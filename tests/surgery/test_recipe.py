@@ -114,8 +114,9 @@ def test_a_student_may_serve_as_a_teacher_and_its_recipe_comes_in_front_at_the_e
 
 
 ROWS = [
-    {"name": "layer1.0.conv1", "error": 0.5, "rank": 16}, {"name": "layer1.0.conv2", "error": float("nan"), "rank": 3}
-]  # fmt: skip
+    {"name": "layer1.0.conv1", "error": 0.5, "rank": 16},
+    {"name": "layer1.0.conv2", "error": float("nan"), "rank": 3},
+]
 
 
 def test_a_report_survives_saving_and_the_last_one_is_returned(teacher, student, tmp_path):
@@ -127,11 +128,13 @@ def test_a_report_survives_saving_and_the_last_one_is_returned(teacher, student,
         assert len(fsc.report_of(net)) == 1
         report = fsc.report_of(net, "fskd")
         assert report["rank"].tolist() == [16, 3] and report["error"].isna().tolist() == [False, True]
-        assert torch.equal(fsc.kept_channels(net, "layer1.0.conv1"), fsc.kept_channels(student, "layer1.0.conv1"))
+        kept, expected = (fsc.kept_channels(n, "layer1.0.conv1") for n in (net, student))
+        assert torch.equal(kept, expected)
 
 
 def test_a_net_without_a_report_says_what_was_done_to_it(teacher, student):
-    with pytest.raises(ValueError, match=r"report_of: .* no report.\n  Its edits: prune_filters \(no report\)"):
+    words = r"report_of: .* no report.\n  Its edits: prune_filters \(no report\)"
+    with pytest.raises(ValueError, match=words):
         fsc.report_of(student)
     with pytest.raises(ValueError, match="no report of fskd.\n  Its edits: none, it is no student"):
         fsc.report_of(teacher, "fskd")
