@@ -265,3 +265,23 @@ def test_images_that_a_network_does_not_take_are_refused_with_what_it_said():
     with pytest.raises(ValueError, match=r"Conv2d does not take images of shape \(2, 1, 8, 8\)") as caught:
         check_fits(torch.zeros(2, 1, 8, 8), net)
     assert "expected input" in str(caught.value) and net.training
+
+
+def test_a_file_is_replaced_whole_or_not_at_all_and_keeps_its_permissions(tmp_path):
+    path = tmp_path / "table.csv"
+    with runtime.written_whole(path) as unfinished:
+        unfinished.write_text("first")
+        assert not path.exists() and unfinished.parent == tmp_path
+    (tmp_path / "any").touch()
+    assert path.stat().st_mode == (tmp_path / "any").stat().st_mode
+    path.chmod(0o640)
+    with pytest.raises(ZeroDivisionError), runtime.written_whole(path) as unfinished:
+        unfinished.write_text("half")
+        raise ZeroDivisionError
+    assert path.read_text() == "first"
+    with runtime.written_whole(path) as unfinished:
+        unfinished.unlink()  # some writers put a file of their own in its place
+        unfinished.touch(0o600)
+        unfinished.write_text("second")
+    assert path.read_text() == "second" and path.stat().st_mode & 0o777 == 0o640
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["any", "table.csv"]

@@ -1,4 +1,4 @@
-"""The feature that a net's head reads: found by rule in the graph of the net, and the net cut off behind it."""
+"""A network's backbone: the part up to the feature that its head reads, found by rule in the graph."""
 
 import difflib
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
-from fsc.graph.tracing import trace
+from fsc.graph.tracing import module_of, trace
 
-_POOLING_MODULES = (nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d)
+_POOLING_MODULES = nn.AdaptiveAvgPool2d | nn.AvgPool2d | nn.AdaptiveMaxPool2d
 _POOLINGS = {
     F.adaptive_avg_pool2d, F.avg_pool2d, F.adaptive_max_pool2d, torch.mean, torch.amax, "mean", "amax",
 }  # fmt: skip
@@ -17,68 +17,76 @@ _CONVS = {F.conv2d, torch.conv2d}
 
 
 @dataclass(frozen=True)
-class Cut:
-    """A net up to one of its tensors.
+class Backbone:
+    """A network up to one of its tensors, the feature.
 
     Attributes:
-        body: images -> the feature; its modules and parameters are the net's own, not copies.
+        body: images -> feature; its modules and parameters are the network's own, not copies.
         name: the module or operation that makes the feature.
-        shape: of the feature, for one image: (1, C, H, W), or (1, C) behind the pooling.
-        behind: names in the net's state_dict of all that is used behind the feature only: the head.
+        shape: the feature's shape for one image: (1, C, H, W), or (1, C) if it was pooled.
+        head_names: names in the network's state_dict of everything that is used only after the feature.
     """
 
     body: fx.GraphModule
     name: str
     shape: tuple[int, ...]
-    behind: tuple[str, ...]
+    head_names: tuple[str, ...]
 
 
-def cut(who: str, net: nn.Module, example: Tensor, feature: str | None = None) -> Cut:
+def cut_backbone(net: nn.Module, example: Tensor, feature: str | None = None) -> Backbone:
     """Cut `net` at the feature that its head reads.
 
-    The rule knows operations, no architectures: the feature is what the last global pooling reads, where no conv
-    follows that sees more than a pixel; in a net without pooling, the last (N, C, H, W) before the flattening. As
-    elsewhere the graph is that of eval mode, so stochastic depth, which a forward decides on by itself, stays off.
+    The rule knows operations, not architectures. The feature is the input of the last global pooling, if no
+    conv after it sees more than one pixel. In a network without global pooling it is the last (N, C, H, W)
+    before the flattening. The graph is that of eval mode, so stochastic depth is off.
 
     Args:
-        who: the public function, for errors.
         example: (1, C, H, W), an image that the net takes.
-        feature: the name of a module, to cut behind that one instead; "after", to cut right behind the pooling.
+        feature: the name of a module: cut at its output instead; or "after": cut right after the pooling.
 
     Raises:
         NotTraceable: `torch.fx` cannot follow the net.
-        ValueError: no feature can be told apart from a head, or none of this name; says what there is.
+        ValueError: no feature can be told apart from a head, or no module has this name; lists names.
     """
     graph = trace(net, example)
-    node = _named(who, net, graph, feature) if feature not in (None, "after") else _found(who, net, graph, feature)
-    body = _up_to(net, graph, node)
-    used, before = ({id(t) for t in g.state_dict(keep_vars=True).values()} for g in (graph, body))
-    behind = [name for name, t in net.state_dict(keep_vars=True).items() if id(t) in used - before]
-    return Cut(body, _label(node), node.meta["shape"], tuple(behind))
+    if feature is None:
+        node = _input_of_head(net, graph)
+    elif feature == "after":
+        node = _pooled(net, graph)
+    else:
+        node = _output_of(net, graph, feature)
+    body = _part_up_to(net, graph, node)
+    used, before = ({id(t) for t in part.state_dict(keep_vars=True).values()} for part in (graph, body))
+    head = tuple(name for name, t in net.state_dict(keep_vars=True).items() if id(t) in used - before)
+    return Backbone(body, _label(node), node.meta["shape"], head)
 
 
-def _found(who: str, net: nn.Module, graph: fx.GraphModule, feature: str | None) -> fx.Node:
+def _input_of_head(net: nn.Module, graph: fx.GraphModule) -> fx.Node:
     pooling, last = _pooling_and_last_map(graph)
-    if feature == "after":
-        if pooling is None:
-            raise ValueError(
-                f'{who}: feature="after" asks for what comes out of global pooling; this {type(net).__name__} has none.'
-                f"\n  Name the module whose output is to be mimicked: feature={_example_of(graph)}."
-            )
-        return pooling
     if pooling is not None:
-        return _read_by(pooling)
+        return _input_of(pooling)
     if last is None or any(user.op == "output" for user in last.users):
-        found = "it makes no tensor (N, C, H, W)" if last is None else f"it ends in {_label(last)}, still (N, C, H, W)"
+        ends = f"it ends in {_label(last)}, still (N, C, H, W)" if last else "it makes no tensor (N, C, H, W)"
         raise ValueError(
-            f"{who}: where does the head of this {type(net).__name__} begin? It has no global pooling, and {found}.\n"
+            f"where does the head of this {type(net).__name__} begin? It has no global pooling, and {ends}.\n"
             f"  Name the module whose output is to be mimicked: feature={_example_of(graph)}."
         )
     return last
 
 
+def _pooled(net: nn.Module, graph: fx.GraphModule) -> fx.Node:
+    pooling, _ = _pooling_and_last_map(graph)
+    if pooling is None:
+        kind = type(net).__name__
+        raise ValueError(
+            f'feature="after" asks for what comes out of global pooling; this {kind} has none.\n'
+            f"  Name the module whose output is to be mimicked: feature={_example_of(graph)}."
+        )
+    return pooling
+
+
 def _pooling_and_last_map(graph: fx.GraphModule) -> tuple[fx.Node | None, fx.Node | None]:
-    """The last global pooling, and the last (N, C, H, W), on the way to the output."""
+    """The last global pooling, and the last (N, C, H, W), among the nodes that the output depends on."""
     used, before_conv, last = set(), set(), None
     for node in reversed(graph.graph.nodes):
         if node.op != "output" and not any(user in used for user in node.users):
@@ -94,50 +102,50 @@ def _pooling_and_last_map(graph: fx.GraphModule) -> tuple[fx.Node | None, fx.Nod
 
 
 def _is_global_pooling(graph: fx.GraphModule, node: fx.Node) -> bool:
-    if node.op == "call_module":
-        pools = isinstance(graph.get_submodule(node.target), _POOLING_MODULES)
-    else:
-        pools = node.op in ("call_function", "call_method") and node.target in _POOLINGS
-    read = _read_by(node).meta.get("shape", ()) if pools else ()
-    return len(read) == 4 and node.meta.get("shape") in (read[:2], (*read[:2], 1, 1))
+    """A pooling from (N, C, H, W) to (N, C) or (N, C, 1, 1)."""
+    if not (isinstance(module_of(graph, node), _POOLING_MODULES) or _calls_one_of(node, _POOLINGS)):
+        return False
+    before, after = _input_of(node).meta.get("shape", ()), node.meta.get("shape")
+    return len(before) == 4 and after in (before[:2], (*before[:2], 1, 1))
 
 
 def _is_wide_conv(graph: fx.GraphModule, node: fx.Node) -> bool:
-    """A conv of maps; on single pixels a conv is a linear layer, as heads and gates have."""
-    if node.op == "call_module":
-        conv = isinstance(graph.get_submodule(node.target), nn.modules.conv._ConvNd)
-    else:
-        conv = node.op == "call_function" and node.target in _CONVS
-    return conv and _read_by(node).meta["shape"][2:] != (1, 1)
+    """A conv of maps. A conv of single pixels is a linear layer, as heads and gates have it."""
+    conv = isinstance(module_of(graph, node), nn.modules.conv._ConvNd) or _calls_one_of(node, _CONVS)
+    return conv and _input_of(node).meta["shape"][2:] != (1, 1)
 
 
-def _read_by(node: fx.Node) -> fx.Node:
+def _calls_one_of(node: fx.Node, functions: set) -> bool:
+    return node.op in ("call_function", "call_method") and node.target in functions
+
+
+def _input_of(node: fx.Node) -> fx.Node:
     return node.all_input_nodes[0]
 
 
-def _named(who: str, net: nn.Module, graph: fx.GraphModule, feature: str) -> fx.Node:
-    """The last tensor made inside module `feature` that is used outside of it, or changed where it lies."""
-    inside = [node for node in graph.graph.nodes if feature in _modules_around(node) and node.meta.get("shape")]
-    leaving = [node for node in inside if not node.users or not set(inside) >= node.users.keys()]
+def _output_of(net: nn.Module, graph: fx.GraphModule, feature: str) -> fx.Node:
+    """The last tensor made inside module `feature` that is used outside of it or was changed in place."""
+    made = [n for n in graph.graph.nodes if feature in _modules_around(n) and n.meta.get("shape")]
+    leaving = [node for node in made if not node.users or not set(made) >= node.users.keys()]
     if leaving:
         return leaving[-1]
     names = [name for name, _ in net.named_modules() if name]
     near = difflib.get_close_matches(feature, names, n=3) or names[-5:]
-    there = "is not used in its forward" if feature in names else "does not exist"
+    found = "is not used in its forward" if feature in names else "does not exist"
     raise ValueError(
-        f'{who}: feature="{feature}" of this {type(net).__name__} {there}.\n'
+        f'feature="{feature}" of this {type(net).__name__} {found}.\n'
         f"  Name a module whose output is to be mimicked: {', '.join(near)}; or leave feature out."
     )
 
 
 def _modules_around(node: fx.Node) -> list[str]:
-    """Names of the modules in whose forward this node is, outermost first, its own at the end."""
+    """Names of the modules in whose forward this node is, the outermost first, the module it calls last."""
     around = [name for name, _ in node.meta.get("nn_module_stack", {}).values()]
     return [*around, node.target] if node.op == "call_module" else around
 
 
 def _label(node: fx.Node) -> str:
-    """As a reader of the net's code would name it."""
+    """The node's name as a reader of the network's code knows it: "layer4.1.relu", or "add_1 in layer4.1"."""
     around = _modules_around(node)
     if node.op == "call_module":
         return around[-1]
@@ -145,21 +153,23 @@ def _label(node: fx.Node) -> str:
 
 
 def _example_of(graph: fx.GraphModule) -> str:
-    convs = [n.target for n in graph.graph.nodes if n.op == "call_module" and len(n.meta.get("shape", ())) == 4]
-    return f'"{convs[-1]}"' if convs else '"layer4"'
+    """The last module that makes an (N, C, H, W), as an example of a name."""
+    called = [node for node in graph.graph.nodes if node.op == "call_module"]
+    maps = [node.target for node in called if len(node.meta.get("shape", ())) == 4]
+    return f'"{maps[-1]}"' if maps else '"layer4"'
 
 
-def _up_to(net: nn.Module, graph: fx.GraphModule, feature: fx.Node) -> fx.GraphModule:
-    """What is needed for `feature`, and what nobody reads: a node without readers is there for what it does."""
+def _part_up_to(net: nn.Module, graph: fx.GraphModule, feature: fx.Node) -> fx.GraphModule:
+    """The nodes that `feature` depends on, and nodes with side effects: those without readers."""
     nodes = list(graph.graph.nodes)
     nodes = nodes[: nodes.index(feature) + 1]
     needed: set[fx.Node] = set()
     for node in reversed(nodes):
         if node is feature or not node.users or node in needed or node.op == "placeholder":
             needed |= {node, *node.all_input_nodes}
-    short, copies = fx.Graph(), {}
+    part, copies = fx.Graph(), {}
     for node in nodes:
         if node in needed:
-            copies[node] = short.node_copy(node, copies.__getitem__)
-    short.output(copies[feature])
-    return fx.GraphModule(net, short)
+            copies[node] = part.node_copy(node, copies.__getitem__)
+    part.output(copies[feature])
+    return fx.GraphModule(net, part)

@@ -1,12 +1,14 @@
-"""Which part of a graph a module's forward makes: what goes into it, what comes out, and whether it can be left out."""
+"""The part of a graph that one module's forward makes: inputs, outputs, and whether it can be left out."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
 from torch import fx, nn
 
-from fsc.graph import operations
+from fsc.graph.operations import ADDS, PRODUCTS
+from fsc.graph.tracing import module_of, walk_from
 
 _LINEAR = {F.conv2d, torch.conv2d, F.linear, torch.matmul, torch.bmm, "matmul", "bmm"}
 
@@ -19,7 +21,7 @@ class Region:
         nodes: in the order of execution.
         calls: how many times the net calls the module.
         reads: nodes outside that it reads.
-        leaves: nodes of its own that are read outside.
+        leaves: its own nodes that are read outside.
     """
 
     name: str
@@ -29,7 +31,7 @@ class Region:
     leaves: list[fx.Node] = field(default_factory=list)
 
     def why_not(self) -> str | None:
-        """Why `nn.Identity` cannot stand in its place; None if it can."""
+        """The reason why `nn.Identity` cannot replace the module; None if it can."""
         if self.calls != 1:
             return f"the forward calls it {self.calls} times, each time on something else"
         if len(self.reads) != 1:
@@ -43,7 +45,7 @@ class Region:
 
 
 def regions(graph: fx.GraphModule) -> dict[str, Region]:
-    """Every module, but the net itself, inside whose forward a node of the graph of `graph.trace` was made."""
+    """The region of every module, except the net itself, whose forward makes a node of this graph."""
     found: dict[str, Region] = {}
     keys: dict[str, set[str]] = {}
     for node in graph.graph.nodes:
@@ -53,32 +55,30 @@ def regions(graph: fx.GraphModule) -> dict[str, Region]:
                 keys.setdefault(name, set()).add(key)  # the second call of "act" has the key "act@1"
     for name, region in found.items():
         inside = set(region.nodes)
-        region.calls = len(keys[name])
-        region.reads = list(dict.fromkeys(n for node in region.nodes for n in node.all_input_nodes if n not in inside))
+        read = [n for node in region.nodes for n in node.all_input_nodes if n not in inside]
+        region.reads = list(dict.fromkeys(read))
         region.leaves = [node for node in region.nodes if any(user not in inside for user in node.users)]
+        region.calls = len(keys[name])
     return found
 
 
 def has_shortcut(graph: fx.GraphModule, region: Region) -> bool:
-    """Whether what goes in comes out through an add that it reaches without a conv, a Linear or a product."""
-    inside, seen = set(region.nodes), set()
-    front = [(user, False) for user in region.reads[0].users if user in inside]
-    while front:
-        node, added = front.pop()
-        added = added or (node.target in operations.ADDS and len(node.all_input_nodes) > 1)
-        if (node, added) in seen or "shape" not in node.meta or _mixes(graph, node):
-            continue
-        seen.add((node, added))
-        if added and node is region.leaves[0]:
-            return True
-        front.extend((user, added) for user in node.users if user in inside)
-    return False
+    """Whether the region's input reaches its output through an add and through no conv, Linear or product."""
+    inside = set(region.nodes)
+
+    def onward(node: fx.Node, added: bool) -> Iterator[tuple[fx.Node, bool]]:
+        for user in node.users:
+            if user in inside and "shape" in user.meta and not _mixes_or_scales(graph, user):
+                yield user, added or (user.target in ADDS and len(user.all_input_nodes) > 1)
+
+    steps = walk_from(onward(region.reads[0], False), lambda step: onward(*step))
+    return (region.leaves[0], True) in steps
 
 
-def _mixes(graph: fx.GraphModule, node: fx.Node) -> bool:
+def _mixes_or_scales(graph: fx.GraphModule, node: fx.Node) -> bool:
     if node.op == "call_module":
-        return isinstance(graph.get_submodule(node.target), nn.modules.conv._ConvNd | nn.Linear)
-    return node.target in operations.PRODUCTS | _LINEAR
+        return isinstance(module_of(graph, node), nn.modules.conv._ConvNd | nn.Linear)
+    return node.target in PRODUCTS | _LINEAR
 
 
 def _names(nodes: list[fx.Node]) -> str:

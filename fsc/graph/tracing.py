@@ -1,20 +1,23 @@
-"""What follows what: a network as a `torch.fx` graph in which every tensor knows its shape."""
+"""A network as a `torch.fx` graph in which every node knows its tensor's shape; helpers for such graphs."""
 
 import inspect
 import threading
 import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, fx, nn
 
 from fsc.runtime import device_of, evaluating
 
+Step = TypeVar("Step")
 _ONE_AT_A_TIME = threading.Lock()
 
 SIZES = (32, 64, 224, 299, 28, 96, 128, 256, 16)
-"""Sides of the square images tried, in this order, where no example is given: the small ones first, they cost least."""
+"""Sides of the square images to try, in this order, if no example is given: small images cost least."""
 
 
 class NotTraceable(ValueError):
@@ -24,35 +27,70 @@ class NotTraceable(ValueError):
 def trace(net: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
     """The graph of `net` in eval mode; each node that makes a tensor has its shape in `node.meta["shape"]`.
 
-    Modules of `torch.nn` stay whole, everything else is traced into, so nodes carry the names of `named_modules()`.
+    Modules of `torch.nn` stay whole; all other modules are traced into. So nodes carry the names of
+    `net.named_modules()`. The network itself is left as it was.
 
     Args:
-        net: any module with one tensor in.
-        example: (N, C, H, W), an input that the net takes. Without it, square images of usual sizes are tried.
+        net: any module that takes one tensor.
+        example: (N, C, H, W), an input of the net. Without it, square images of usual sizes are tried.
 
     Raises:
-        NotTraceable: control flow that depends on values, several inputs, or no image size that the net takes.
+        NotTraceable: control flow that depends on values, several inputs, or no image size that fits.
     """
     if not isinstance(net, nn.Module):
         found = type(net).__name__ if not isinstance(net, type) else f"the class {net.__name__}"
-        raise TypeError(f"trace: asked for a network, got {found}.\n  Pass an nn.Module, such as load_teacher returns.")
+        raise TypeError(f"asked for a network, got {found}.\n  Pass an nn.Module, as load_teacher gives.")
     with evaluating(net):
         graph = _trace(net)
-        inputs = [example] if example is not None else _guesses(net, graph)
         refusals = []
-        for x in inputs:
+        for x in _usual_images(net, graph) if example is None else [example[:1]]:
             try:
                 with torch.no_grad():
-                    _Shapes(graph).run(x[:1].to(device_of(net)))
-                graph.meta["example"] = x[:1]
+                    _Shapes(graph).run(x.to(device_of(net)))
+                graph.meta["example"] = x
                 return graph
-            except Exception as err:  # whatever a foreign net raises on an input that it does not take
-                refusals.append(f"{tuple(x[:1].shape)}: {_first_line(err)}")
+            except Exception as err:  # a foreign network may raise anything on an input that it does not take
+                refusals.append(f"{tuple(x.shape)}: {_first_line(err)}")
+    tried = "\n  ".join(refusals[:3])
     raise NotTraceable(
-        f"trace: {type(net).__name__} runs on none of the inputs tried:\n  "
-        + "\n  ".join(refusals[:3])
-        + "\n  Give example=, a batch of images that the net takes."
+        f"{type(net).__name__} runs on none of the inputs tried:\n  {tried}\n"
+        f"  Give example=, a batch of images that the net takes."
     )
+
+
+def module_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    """The module that a node calls; None for a node that calls none."""
+    return graph.get_submodule(node.target) if node.op == "call_module" else None
+
+
+def walk_from(starts: Iterable[Step], onward: Callable[[Step], Iterable[Step]]) -> Iterator[Step]:
+    """Every node that can be reached from `starts`, once each, the nearest first (breadth-first search).
+
+    Args:
+        onward: node -> the nodes to go on to from there; an empty list where the walk ends.
+
+    >>> any(node.op == "output" for node in walk_from([conv], lambda node: node.users))
+    True
+    """
+    queue, seen = deque(starts), set()
+    while queue:
+        step = queue.popleft()
+        if step not in seen:
+            seen.add(step)
+            yield step
+            queue.extend(onward(step))
+
+
+def unused_modules(net: nn.Module, graph: fx.GraphModule) -> list[str]:
+    """Modules with parameters of their own that no node of the graph uses, such as heads for training."""
+    called = {node.target for node in graph.graph.nodes if node.op == "call_module"}
+    read = {node.target.rpartition(".")[0] for node in graph.graph.nodes if node.op == "get_attr"}
+    used = (called | read) - {""}
+    return [
+        name for name, module in net.named_modules()
+        if next(module.parameters(recurse=False), None) is not None
+        and not any(name == other or name.startswith(f"{other}.") for other in used)
+    ]
 
 
 def _trace(net: nn.Module) -> fx.GraphModule:
@@ -68,26 +106,19 @@ def _trace(net: nn.Module) -> fx.GraphModule:
     except Exception as err:  # fx raises many kinds: TraceError, TypeError from a proxy in a bool, ...
         place = tracer.where or f"the forward of {type(net).__name__} itself"
         raise NotTraceable(
-            f"trace: torch.fx cannot follow {type(net).__name__}; it stopped in {place}{_at(err)}.\n"
+            f"torch.fx cannot follow {type(net).__name__}; it stopped in {place}{_at(err)}.\n"
             f"  {type(err).__name__}: {_first_line(err)}\n"
-            f"  Decisions must not depend on a tensor's values or shape there: take them out of the forward, or write "
-            f"them as arithmetic (torch.where)."
+            f"  Decisions must not depend on a tensor's values or shape there: take them out of the forward, "
+            f"or write them as arithmetic (torch.where)."
         ) from err
-    finally:  # fx leaves constants on the net, and a forward that keeps a tensor has kept a proxy
+    finally:  # fx leaves constants on the net; a forward that keeps a tensor on its module has kept a proxy
         for module, attributes in before:
             vars(module).clear()
             vars(module).update(attributes)
 
 
-def _at(err: Exception) -> str:
-    """The line of the network's own code that was being run, where its source is known."""
-    not_its = (str(Path(torch.__file__).parent), __file__)
-    lines = [at.line for at in traceback.extract_tb(err.__traceback__) if not at.filename.startswith(not_its)]
-    return f', at "{lines[-1]}"' if lines and lines[-1] else ""
-
-
 def _options(net: nn.Module) -> dict[str, Any] | None:
-    """The arguments of its forward, after the first, that have a default: they stay at it."""
+    """The optional arguments of the network's forward after the first; they stay at their defaults."""
     parameters = list(inspect.signature(net.forward).parameters.values())
     return {p.name: p.default for p in parameters[1:] if p.default is not p.empty} or None
 
@@ -97,22 +128,46 @@ def _check_ends(net: nn.Module, graph: fx.Graph) -> None:
     if len(inputs) != 1:
         names = ", ".join(node.name for node in inputs) or "none"
         raise NotTraceable(
-            f"trace: {type(net).__name__} takes {len(inputs)} inputs ({names}); asked for one, a batch of images.\n"
+            f"{type(net).__name__} takes {len(inputs)} inputs ({names}); asked for one, a batch of images.\n"
             f"  Wrap it in a module whose forward takes the images alone."
         )
     (output,) = (node for node in graph.nodes if node.op == "output")
     if not isinstance(output.args[0], fx.Node):
         kind = "a dict" if isinstance(output.args[0], dict) else "several things"
         raise NotTraceable(
-            f"trace: {type(net).__name__} returns {kind}; fsc needs one tensor of class scores.\n"
+            f"{type(net).__name__} returns {kind}; fsc needs one tensor of class scores.\n"
             f"  Wrap it in a module that returns that tensor alone."
         )
+
+
+def _usual_images(net: nn.Module, graph: fx.GraphModule) -> list[Tensor]:
+    """One random image (1, C, H, W) of each usual size, with as many channels as the first conv reads."""
+    called = (module_of(graph, node) for node in graph.graph.nodes)
+    first = next((module for module in called if isinstance(module, nn.Conv2d)), None)
+    if first is None:
+        raise NotTraceable(
+            f"{type(net).__name__} calls no Conv2d, so the number of channels of its images is unknown.\n"
+            f"  Give example=, a batch of images that the net takes."
+        )
+    rng, c_in, dtype = torch.Generator().manual_seed(0), first.in_channels, first.weight.dtype
+    return [torch.randn(1, c_in, side, side, generator=rng).to(dtype) for side in SIZES]
+
+
+def _at(err: Exception) -> str:
+    """The line of the network's own code that failed, where its source is known."""
+    not_its = (str(Path(torch.__file__).parent), __file__)
+    lines = [at.line for at in traceback.extract_tb(err.__traceback__) if not at.filename.startswith(not_its)]
+    return f', at "{lines[-1]}"' if lines and lines[-1] else ""
+
+
+def _first_line(err: Exception) -> str:
+    return next(iter(str(err).strip().splitlines()), repr(err))
 
 
 class _Tracer(fx.Tracer):
     """Remembers the innermost module whose forward was being traced when something went wrong.
 
-    While fx traces, its patches of `nn.Module` are those of the whole process: what other threads call passes through.
+    While fx traces, it patches `nn.Module` for the whole process. Calls of other threads go on as ever.
     """
 
     where: str | None = None
@@ -122,7 +177,8 @@ class _Tracer(fx.Tracer):
         self.thread = threading.get_ident()
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
-        known = (nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm)  # a subclass without a forward of its own too
+        # Also subclasses, such as those of timm, that do not have a forward of their own.
+        known = (nn.Conv2d, nn.Linear, nn.modules.batchnorm._BatchNorm)
         own = any(isinstance(module, kind) and type(module).forward is kind.forward for kind in known)
         return own or super().is_leaf_module(module, name)
 
@@ -142,44 +198,13 @@ class _Tracer(fx.Tracer):
 
 
 class _Shapes(fx.Interpreter):
-    """Runs the graph once and writes down shapes; keeps no tensor longer than it is needed."""
+    """Runs the graph once and writes down the shapes.
+
+    torch's own ShapeProp prints a traceback for every image size that does not fit.
+    """
 
     def run_node(self, node: fx.Node) -> Any:
         result = super().run_node(node)
         if isinstance(result, Tensor):
             node.meta["shape"] = tuple(result.shape)
         return result
-
-
-def _guesses(net: nn.Module, graph: fx.GraphModule) -> list[Tensor]:
-    modules = dict(net.named_modules())
-    called = [modules[node.target] for node in graph.graph.nodes if node.op == "call_module"]
-    first = next((m for m in called if isinstance(m, nn.Conv2d)), None)
-    if first is None:
-        raise NotTraceable(
-            f"trace: {type(net).__name__} calls no Conv2d, so the number of channels of its images is unknown.\n"
-            f"  Give example=, a batch of images that the net takes."
-        )
-    rng = torch.Generator().manual_seed(0)
-    return [torch.randn(1, first.in_channels, side, side, generator=rng).to(first.weight.dtype) for side in SIZES]
-
-
-def _first_line(err: Exception) -> str:
-    return next(iter(str(err).strip().splitlines()), repr(err))
-
-
-def unused_modules(net: nn.Module, graph: fx.GraphModule) -> list[str]:
-    """Modules with parameters of their own that no node of the graph calls, e.g. heads used in training only."""
-    called = {node.target for node in graph.graph.nodes if node.op == "call_module"}
-    read = {node.target.rpartition(".")[0] for node in graph.graph.nodes if node.op == "get_attr"}
-    used = called | read
-    return [
-        name for name, module in net.named_modules()
-        if next(module.parameters(recurse=False), None) is not None
-        and not any(name == other or name.startswith(f"{other}.") for other in used if other)
-    ]
-
-
-def module_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    """The module that a node calls, if it calls one."""
-    return graph.get_submodule(node.target) if node.op == "call_module" else None

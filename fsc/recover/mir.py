@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsc.arguments import check_fits, check_images
-from fsc.graph.backbone import Cut, cut
+from fsc.graph.backbone import Backbone, cut_backbone
 from fsc.recover.training import Training, descend, in_bfloat16, mean_squared, renew_norms, split, train_mode
 from fsc.runtime import Progress, clone, device_of, frozen_copy, public, same_requires_grad
 from fsc.surgery.recipe import with_edit
@@ -78,7 +78,7 @@ def mir(
     check_fits(images, teacher, student)
     fitted, unseen = split(images, held_out, seed)
     source, trained = frozen_copy(teacher), clone(student).to(images.device).eval()
-    theirs, mine = (cut("mir", net, images[:1], feature) for net in (source, trained))  # images -> feature
+    theirs, mine = (cut_backbone(net, images[:1], feature) for net in (source, trained))  # images -> feature
     _check_match(theirs, mine, source, trained)
 
     def loss_of(batch: Tensor) -> Tensor:
@@ -94,7 +94,7 @@ def mir(
     rows = descend(mine.body, loss_of, fitted, training, **how)
     if bn == "re-estimated":
         renew_norms(mine.body, fitted, batch_size=batch_size)
-    _replace_head(trained, source, mine.behind)                        # bit for bit
+    _replace_head(trained, source, mine.head_names)                        # bit for bit
     same_requires_grad(trained, student)
     asked = training.asked(feature=feature, bn=bn, held_out=float(held_out))
     return with_edit(trained.eval(), student, {"edit": "mir", "asked": asked, "slices": {}, "report": rows})
@@ -129,7 +129,7 @@ def _checked(images: Tensor) -> Tensor:
     return check_images(images)
 
 
-def _check_match(theirs: Cut, mine: Cut, teacher: nn.Module, student: nn.Module) -> None:
+def _check_match(theirs: Backbone, mine: Backbone, teacher: nn.Module, student: nn.Module) -> None:
     if not any(p.is_floating_point() for p in mine.body.parameters()):
         raise ValueError(
             f"nothing before the feature ({mine.name}) of this {type(student).__name__} has parameters to "
@@ -142,8 +142,8 @@ def _check_match(theirs: Cut, mine: Cut, teacher: nn.Module, student: nn.Module)
             f"given up some of their channels.\n  Prune without coupled=True, name another feature=, or use "
             f"distill, which compares outputs alone."
         )
-    wanted = {name: teacher.state_dict()[name].shape for name in theirs.behind}
-    found = {name: student.state_dict()[name].shape for name in mine.behind}
+    wanted = {name: teacher.state_dict()[name].shape for name in theirs.head_names}
+    found = {name: student.state_dict()[name].shape for name in mine.head_names}
     for name in wanted | found:
         if wanted.get(name) != found.get(name):
             here, there = (tuple(head[name]) if name in head else "none" for head in (found, wanted))

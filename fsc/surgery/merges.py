@@ -1,17 +1,19 @@
-"""Exact edits: merge a 1x1 into a conv, fold a BatchNorm or put a neutral one there, replay a recipe; or refuse."""
+"""Exact edits of convs: merge a 1x1 into a conv, fold a BatchNorm into it, make a neutral BatchNorm."""
 
 import torch
 from torch import Tensor, nn
 
+from fsc.runtime import public
 from fsc.surgery.convs import conv_like, is_plain
 from fsc.surgery.exactness import NotExact
 
 
+@public
 def merge_after(conv: nn.Conv2d, q: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
     """The conv that does `conv`, then the 1x1 conv `q`: W' = Q W, b' = Q b + bias (FSKD, theorem 1).
 
     Exact for any stride, padding, dilation and padding mode. A grouped conv takes only a square `q` that is
-    block-diagonal, a block a group; a depthwise conv therefore only a diagonal one.
+    block-diagonal, with one block per group. For a depthwise conv, `q` is therefore diagonal.
 
     Args:
         conv: C_in -> C_mid, k x k; left as it is.
@@ -26,26 +28,28 @@ def merge_after(conv: nn.Conv2d, q: Tensor, bias: Tensor | None = None) -> nn.Co
     >>> torch.allclose(merged(x), F.conv2d(conv(x), q[:, :, None, None]), rtol=1e-5, atol=1e-6)
     True
     """
-    _check_conv("merge_after", conv)
-    q = _matrix("merge_after", conv, q, axis=1)                             # (C_out, C_mid)
-    added = _vector("merge_after", conv, bias, len(q))
-    weight = conv.weight.detach().double()                                  # (C_mid, C_in / groups, k, k)
-    if conv.groups == 1:
-        merged = torch.einsum("om,mikl->oikl", q, weight)                   # (C_out, C_in, k, k)
-    else:
-        blocks = _blocks("merge_after", conv, q, conv.out_channels // conv.groups)
-        merged = torch.einsum("gom,gmikl->goikl", blocks, weight.unflatten(0, (conv.groups, -1))).flatten(0, 1)
+    _check_conv(conv)
+    matrix = _as_matrix(conv, q)                                        # (C_out, C_mid)
+    if matrix.shape[1:] != (conv.out_channels,) or not len(matrix):
+        wanted = f"(C_out, {conv.out_channels})"
+        raise ValueError(f"q has shape {tuple(q.shape)}; asked for {wanted}, the 1x1 after {conv}.")
+    added = _as_vector(conv, bias, len(matrix))
+    weight = conv.weight.detach().double().unflatten(0, (conv.groups, -1))  # (groups, c_mid, c_in, k, k)
+    blocks = _diagonal_blocks(conv, matrix)                             # (groups, c_out, c_mid)
+    merged = torch.einsum("gom,gmikl->goikl", blocks, weight).flatten(0, 1)
     if conv.bias is not None:
-        added = q @ conv.bias.detach().double() + (0 if added is None else added)
+        added = matrix @ conv.bias.detach().double() + (0 if added is None else added)
     return conv_like(conv, merged, added, groups=conv.groups)
 
 
+@public
 def merge_before(conv: nn.Conv2d, q: Tensor, bias: Tensor | None = None) -> nn.Conv2d:
     """The conv that does the 1x1 conv `q`, then `conv`: W'[:, i] = sum over m of W[:, m] Q[m, i].
 
-    Exact for any stride, padding and dilation without a bias. A bias never reaches the zeros that the conv pads with,
-    so it is only taken where the conv pads nothing or pads with pixels (padding mode "reflect", "replicate",
-    "circular"). A grouped conv takes only a square `q` that is block-diagonal, a block a group.
+    Without a bias it is exact for any stride, padding and dilation. A bias never reaches the zeros that the
+    conv pads with. So a bias is only taken if the conv does not pad, or pads with pixels (padding mode
+    "reflect", "replicate" or "circular"). A grouped conv takes only a square `q` that is block-diagonal, with
+    one block per group.
 
     Args:
         conv: C_mid -> C_out, k x k; left as it is.
@@ -53,25 +57,28 @@ def merge_before(conv: nn.Conv2d, q: Tensor, bias: Tensor | None = None) -> nn.C
         bias: (C_mid,) of the 1x1, or None.
 
     Raises:
-        NotExact: a bias ahead of padding with zeros; a `q` that mixes channels of different groups.
+        NotExact: a bias before padding with zeros; a `q` that mixes channels of different groups.
         ValueError: shapes that do not fit, NaN or infinity in `q` or `bias`.
 
     >>> merged = merge_before(conv, q)
     >>> torch.allclose(merged(x), conv(F.conv2d(x, q[:, :, None, None])), rtol=1e-5, atol=1e-6)
     True
     """
-    _check_conv("merge_before", conv)
-    q = _matrix("merge_before", conv, q, axis=0)                            # (C_mid, C_in)
-    shift = _vector("merge_before", conv, bias, conv.in_channels)
+    _check_conv(conv)
+    matrix = _as_matrix(conv, q)                                        # (C_mid, C_in)
+    if matrix.shape[:-1] != (conv.in_channels,) or not matrix.shape[-1]:
+        wanted = f"({conv.in_channels}, C_in)"
+        raise ValueError(f"q has shape {tuple(q.shape)}; asked for {wanted}, the 1x1 before {conv}.")
+    shift = _as_vector(conv, bias, conv.in_channels)
     if shift is not None and shift.any() and conv.padding_mode == "zeros" and _pads(conv):
         raise NotExact(
-            f"merge_before: the 1x1 has a bias and {conv} pads with zeros, which the bias never reaches: at the border "
+            f"the 1x1 has a bias and {conv} pads with zeros, which the bias never reaches: at the border "
             f"the merged conv would be wrong.\n"
             f"  Use a 1x1 without bias here, or put it behind the conv before this one: merge_after."
         )
-    weight = conv.weight.detach().double().unflatten(0, (conv.groups, -1))  # (groups, its C_out, its C_mid, k, k)
-    blocks = _blocks("merge_before", conv, q, conv.in_channels // conv.groups)
-    merged = torch.einsum("gomkl,gmi->goikl", weight, blocks).flatten(0, 1)  # (C_out, C_in / groups, k, k)
+    weight = conv.weight.detach().double().unflatten(0, (conv.groups, -1))  # (groups, c_out, c_mid, k, k)
+    blocks = _diagonal_blocks(conv, matrix)                             # (groups, c_mid, c_in)
+    merged = torch.einsum("gomkl,gmi->goikl", weight, blocks).flatten(0, 1)
     added = None if conv.bias is None else conv.bias.detach().double()
     if shift is not None:
         constant = torch.einsum("gomkl,gm->go", weight, shift.unflatten(0, (conv.groups, -1))).flatten()
@@ -79,36 +86,37 @@ def merge_before(conv: nn.Conv2d, q: Tensor, bias: Tensor | None = None) -> nn.C
     return conv_like(conv, merged, added, groups=conv.groups)
 
 
+@public
 def fold_bn(conv: nn.Conv2d, bn: nn.Module) -> nn.Conv2d:
     """The conv that does `conv`, then the BatchNorm `bn` in eval mode: W' = s W, b' = s (b - mean) + beta.
 
-    Here s = gamma / sqrt(var + eps), by the running statistics. Any gamma will do, 0 too.
+    Here s = gamma / sqrt(var + eps), with the running statistics. gamma may have any value, 0 too.
 
     Raises:
-        NotExact: `bn` is in train mode or keeps no running statistics, so it norms by the batch.
+        NotExact: `bn` is in train mode or keeps no running statistics, so it normalises by the batch.
         TypeError: not a conv and a BatchNorm.
         ValueError: numbers of channels that differ; a variance that is negative, NaN or infinite.
 
     >>> torch.allclose(fold_bn(conv, bn)(x), bn(conv(x)), rtol=1e-5, atol=1e-6)
     True
     """
-    _check_conv("fold_bn", conv)
+    _check_conv(conv)
     if not isinstance(bn, nn.modules.batchnorm._BatchNorm):
-        raise TypeError(f"fold_bn: asked to fold a {type(bn).__name__} into {conv}.\n  Only a BatchNorm folds.")
+        raise TypeError(f"asked to fold a {type(bn).__name__} into {conv}.\n  Only a BatchNorm folds.")
     if bn.num_features != conv.out_channels:
         raise ValueError(
-            f"fold_bn: the BatchNorm has {bn.num_features} channels, {conv} makes {conv.out_channels}.\n"
+            f"the BatchNorm has {bn.num_features} channels, {conv} makes {conv.out_channels}.\n"
             f"  Fold the BatchNorm that follows this conv."
         )
     if bn.training or bn.running_mean is None or bn.running_var is None:
-        found = "is in train mode" if bn.running_mean is not None and bn.training else "keeps no running statistics"
+        found = "keeps no running statistics" if bn.running_mean is None else "is in train mode"
         raise NotExact(
-            f"fold_bn: this BatchNorm {found}, so it norms each batch by itself; no fixed conv does that.\n"
+            f"this BatchNorm {found}, so it norms each batch by itself; no fixed conv does that.\n"
             f"  Put the net in eval mode; a norm made with track_running_stats=False cannot be folded."
         )
     mean, var = bn.running_mean.double(), bn.running_var.double()
-    _check_var("fold_bn", var, bn.eps)
-    scale = (var + bn.eps).rsqrt()                                          # (C_out,)
+    _check_var(var, bn.eps)
+    scale = (var + bn.eps).rsqrt()                                      # (C_out,)
     if bn.weight is not None:
         scale = scale * bn.weight.detach().double()
     weight = conv.weight.detach().double()
@@ -117,13 +125,14 @@ def fold_bn(conv: nn.Conv2d, bn: nn.Module) -> nn.Conv2d:
     return conv_like(conv, weight * scale[:, None, None, None], added, groups=conv.groups)
 
 
+@public
 def neutral_bn(mean: Tensor, var: Tensor, *, eps: float = 1e-5) -> nn.BatchNorm2d:
-    """A BatchNorm that returns its input in eval mode: gamma = sqrt(var + eps), beta = mean. In eval mode.
+    """A BatchNorm in eval mode that returns its input: gamma = sqrt(var + eps), beta = mean (extension).
 
-    It gives a net whose BatchNorms were folded one to train with, and leaves what it computes as it is (extension).
+    It gives a network whose BatchNorms were folded a BatchNorm to train with.
 
     Args:
-        mean, var: (C,), statistics of the feature that will pass; dtype and device are the norm's.
+        mean, var: (C,), statistics of the features that will pass, in the dtype and on the device wanted.
 
     Raises:
         ValueError: shapes that differ; a mean that is not finite; a variance that is negative or not finite.
@@ -134,12 +143,12 @@ def neutral_bn(mean: Tensor, var: Tensor, *, eps: float = 1e-5) -> nn.BatchNorm2
     """
     if mean.ndim != 1 or mean.shape != var.shape:
         raise ValueError(
-            f"neutral_bn: mean has shape {tuple(mean.shape)}, var {tuple(var.shape)}; asked for (C,) twice.\n"
+            f"mean has shape {tuple(mean.shape)}, var {tuple(var.shape)}; asked for (C,) twice.\n"
             f"  For features (N, C, H, W) they are features.mean((0, 2, 3)) and features.var((0, 2, 3))."
         )
     if not torch.isfinite(mean).all():
-        raise ValueError("neutral_bn: the mean holds NaN or infinity.\n  Look for it in the features it was taken of.")
-    _check_var("neutral_bn", var.double(), eps)
+        raise ValueError("the mean holds NaN or infinity.\n  Look for it in the features it was taken of.")
+    _check_var(var.double(), eps)
     bn = nn.BatchNorm2d(len(mean), eps=eps, device=mean.device, dtype=mean.dtype)
     with torch.no_grad():
         bn.running_mean.copy_(mean)
@@ -149,53 +158,49 @@ def neutral_bn(mean: Tensor, var: Tensor, *, eps: float = 1e-5) -> nn.BatchNorm2
     return bn.eval()
 
 
-def _check_conv(who: str, conv: nn.Module) -> None:
+def _check_conv(conv: nn.Module) -> None:
     if not is_plain(conv):
-        raise TypeError(f"{who}: asked for a Conv2d with the forward of torch.nn, got {type(conv).__name__}.")
+        raise TypeError(f"asked for a Conv2d with the forward of torch.nn, got {type(conv).__name__}.")
 
 
-def _matrix(who: str, conv: nn.Conv2d, q: Tensor, *, axis: int) -> Tensor:
-    """The 1x1 as a float64 matrix whose `axis` fits the conv."""
-    fits = conv.out_channels if axis else conv.in_channels
-    flat = q[:, :, 0, 0] if q.ndim == 4 and q.shape[2:] == (1, 1) else q  # never squeeze: it takes a lone channel too
-    if flat.ndim != 2 or flat.shape[axis] != fits or not flat.numel():
-        wanted = f"(C_out, {fits})" if axis else f"({fits}, C_in)"
-        raise ValueError(
-            f"{who}: q has shape {tuple(q.shape)}; asked for {wanted}, the 1x1 {'after' if axis else 'before'} {conv}."
-        )
-    if not torch.isfinite(flat).all():
-        raise ValueError(f"{who}: q holds NaN or infinity.\n  Look for it where q was fitted.")
-    return flat.detach().to(conv.weight.device, torch.float64)
+def _as_matrix(conv: nn.Conv2d, q: Tensor) -> Tensor:
+    """The 1x1 weights without their two axes of size 1, in float64 on the conv's device."""
+    if not torch.isfinite(q).all():
+        raise ValueError("q holds NaN or infinity.\n  Look for it where q was fitted.")
+    # Not squeeze: it would remove the axis of a single channel, too.
+    matrix = q[:, :, 0, 0] if q.ndim == 4 and q.shape[2:] == (1, 1) else q
+    return matrix.detach().to(conv.weight.device, torch.float64)
 
 
-def _vector(who: str, conv: nn.Conv2d, bias: Tensor | None, size: int) -> Tensor | None:
+def _as_vector(conv: nn.Conv2d, bias: Tensor | None, size: int) -> Tensor | None:
     if bias is None:
         return None
     if bias.shape != (size,) or not torch.isfinite(bias).all():
-        raise ValueError(f"{who}: the bias has shape {tuple(bias.shape)}; asked for ({size},), all of it finite.")
+        raise ValueError(f"the bias has shape {tuple(bias.shape)}; asked for ({size},), all of it finite.")
     return bias.detach().to(conv.weight.device, torch.float64)
 
 
-def _blocks(who: str, conv: nn.Conv2d, q: Tensor, width: int) -> Tensor:
-    """The blocks (groups, width, width) on the diagonal of `q`, outside of which there must be nothing."""
+def _diagonal_blocks(conv: nn.Conv2d, q: Tensor) -> Tensor:
+    """(groups, rows, columns) the block of `q` for each group. A `q` that is not 0 elsewhere is refused."""
     if conv.groups == 1:
         return q[None]
     if q.shape[0] != q.shape[1]:
         raise NotExact(
-            f"{who}: q is {tuple(q.shape)}; {conv} has {conv.groups} groups and takes only a square q.\n"
+            f"q is {tuple(q.shape)}; {conv} has {conv.groups} groups and takes only a square q.\n"
             f"  Use a q that leaves the number of channels alone."
         )
+    width = len(q) // conv.groups
     group = torch.arange(len(q), device=q.device) // width
     mixed = ((group[:, None] != group) & (q != 0)).nonzero()
     if len(mixed):
-        (row, column), kind = mixed[0].tolist(), "diagonal" if width == 1 else f"block-diagonal ({width} x {width})"
+        row, column = mixed[0].tolist()
+        kind = "diagonal" if width == 1 else f"block-diagonal ({width} x {width})"
         raise NotExact(
-            f"{who}: q mixes channels {row} and {column}, which belong to different groups of {conv}; merged they "
+            f"q mixes channels {row} and {column}, which belong to different groups of {conv}; merged they "
             f"would not be a conv of {conv.groups} groups.\n"
             f"  Use a {kind} q here, or merge it into a dense conv."
         )
-    blocks = q.unflatten(0, (-1, width)).unflatten(2, (-1, width))          # (groups, width, groups, width)
-    return blocks.diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    return torch.stack([q[start : start + width, start : start + width] for start in range(0, len(q), width)])
 
 
 def _pads(conv: nn.Conv2d) -> bool:
@@ -204,11 +209,11 @@ def _pads(conv: nn.Conv2d) -> bool:
     return conv.padding != "valid" and any(conv.padding)
 
 
-def _check_var(who: str, var: Tensor, eps: float) -> None:
+def _check_var(var: Tensor, eps: float) -> None:
     bad = ~(torch.isfinite(var) & (var >= 0) & (var + eps > 0))
     if bad.any():
         at = int(bad.nonzero()[0, 0])
         raise ValueError(
-            f"{who}: the variance of channel {at} is {float(var[at]):g} (eps {eps:g}), of {int(bad.sum())} channels it "
-            f"is no variance.\n  It must be finite, not negative, and above 0 together with eps."
+            f"the variance of channel {at} is {float(var[at]):g} (eps {eps:g}); so it is at {int(bad.sum())} "
+            f"channels.\n  A variance must be finite, not negative, and above 0 together with eps."
         )

@@ -1,8 +1,7 @@
-"""A student is its teacher, a recipe and weights: the recipe as data, and saving and loading without pickle."""
+"""Recipes: what was done to a teacher to make a student, as data; saving and loading without pickle."""
 
 import json
 import os
-import tempfile
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,52 +13,34 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fsc.runtime import clone, fingerprint, public
+from fsc.runtime import clone, fingerprint, public, written_whole
 from fsc.surgery.factorized_convs import SCHEMES
 from fsc.surgery.slices import slice_modules
 
 FORMAT = 1
+Recipe = dict[str, Any]
+"""{"teacher": the teacher's fingerprint, "edits": [...]}, the attribute `fsc_recipe` of a student."""
 
 
 @public
 def recipe_of(student: nn.Module) -> list[dict[str, Any]]:
-    """The edits that made `student` from its teacher, first to last; empty for a net that is no student.
+    """The edits that made `student` from its teacher, the first one first; empty if it is no student.
 
-    Each edit is plain data, {"edit": "prune_filters", "asked": {...}, "slices": {...}}: `slices` names the channels
-    kept of every module that was sliced, counted in the net that the edit started from. That of `factorize` has
-    `splits`, {"layer1.0.conv1": {"scheme": "svd", "rank": 5}}; that of `drop_blocks` has `dropped`, a list of names;
-    any may have a `report`, which `report_of` returns.
+    Each edit is plain data, such as {"edit": "prune_filters", "asked": {...}, "slices": {...}}. `slices`
+    names the channels that were kept, for every module that was sliced; they are counted in the net before
+    this edit. An edit by `factorize` has `splits`, {"layer1.0.conv1": {"scheme": "svd", "rank": 5}}. An edit
+    by `drop_blocks` has `dropped`, a list of names. Any edit may have a `report`, which `report_of` returns.
     """
-    return getattr(student, "fsc_recipe", {"edits": []})["edits"]
-
-
-def with_edit(student: nn.Module, source: nn.Module, edit: dict[str, Any]) -> nn.Module:
-    """Write on `student`, made from `source` by `edit`, how it came about; returns it."""
-    before = getattr(source, "fsc_recipe", None) or {"teacher": fingerprint(source), "edits": []}
-    student.fsc_recipe = {"teacher": before["teacher"], "edits": [*before["edits"], edit]}
-    return student
-
-
-def apply_edit(net: nn.Module, edit: Mapping[str, Any]) -> None:
-    """Do to `net`, in place, what one edit of a recipe says: channels sliced, convs split in two, blocks dropped.
-
-    Args:
-        edit: "slices", as `slice_modules` takes them; "splits", {"layer1.0.conv1": {"scheme": "svd", "rank": 5}};
-            "dropped", names of modules that become `nn.Identity`. Each may be missing.
-    """
-    slice_modules(net, edit.get("slices", {}))
-    for name, split in edit.get("splits", {}).items():
-        net.set_submodule(name, SCHEMES[split["scheme"]](net.get_submodule(name), split["rank"]))
-    for name in edit.get("dropped", []):
-        net.set_submodule(name, nn.Identity().train(net.get_submodule(name).training))
+    recipe = _recipe(student)
+    return recipe["edits"] if recipe else []
 
 
 @public
 def report_of(student: nn.Module, edit: str | None = None) -> pd.DataFrame:
-    """What the last edit that made a report says of its work, a row a place; it survives `save` and `load`.
+    """The report of the last edit that made one, such as one row per layer; it survives `save` and `load`.
 
     Args:
-        edit: the last edit of this name instead, such as "fskd".
+        edit: name of an edit, such as "fskd": its last report instead.
 
     Raises:
         ValueError: no such edit with a report.
@@ -72,17 +53,48 @@ def report_of(student: nn.Module, edit: str | None = None) -> pd.DataFrame:
             return pd.DataFrame(done["report"])
     made = ", ".join(f"{done['edit']} ({'with' if 'report' in done else 'no'} report)" for done in edits)
     raise ValueError(
-        f"report_of: this {type(student).__name__} has no report{f' of {edit}' if edit else ''}.\n"
+        f"this {type(student).__name__} has no report{f' of {edit}' if edit else ''}.\n"
         f"  Its edits: {made or 'none, it is no student'}.\n"
         f"  Ask for one that has a report, or recover the student again."
     )
 
 
-def teacher_name(student: nn.Module, name: str) -> str | None:
-    """The teacher's module whose *output* the student's module `name` gives.
+@public
+def kept_channels(student: nn.Module, name: str, side: str = "out") -> Tensor | None:
+    """The teacher's channels of module `name` that the student still has, ascending; None if it has them all.
 
-    That is the module of the same name, but where `factorize` made two convs of one: the last of them gives the output
-    of the whole, and what comes out of the first, None, is nothing that the teacher has.
+    If `factorize` made two convs of "layer1.0.conv1", then "layer1.0.conv1.0" stands for its input side,
+    "layer1.0.conv1.1" for its output side, and the name itself for both. Channels between the two are counted
+    in the student that was factorized.
+
+    Args:
+        side: "out", the channels that the module makes, or "in", those that it reads.
+
+    Raises:
+        ValueError: no such module or side.
+    """
+    if side not in ("out", "in"):
+        raise ValueError(f"asked for side {side!r} of {name}; the sides are 'out' and 'in'.")
+    _check_name(student, name)
+    if isinstance(student.get_submodule(name), nn.modules.batchnorm._BatchNorm):
+        side = "out"
+    half = {"in": "0", "out": "1"}[side]
+    name, kept = _first_name(student, name, half), None
+    for edit in recipe_of(student):
+        here = edit.get("slices", {}).get(name, {}).get(side)
+        if here is not None:
+            here = torch.tensor(here, dtype=torch.long)
+            kept = here if kept is None else kept[here]
+        if name in edit.get("splits", {}):
+            name = f"{name}.{half}"
+    return kept
+
+
+def teacher_name(student: nn.Module, name: str) -> str | None:
+    """The name of the teacher's module that has the same *output* as the student's module `name`.
+
+    This is the same name, unless `factorize` made two convs of one. The last of the two has the output of the
+    whole conv. The output of the first is nothing that the teacher has: None.
 
     Raises:
         ValueError: no such module.
@@ -90,117 +102,122 @@ def teacher_name(student: nn.Module, name: str) -> str | None:
     >>> teacher_name(factorized, "layer1.0.conv1.1")
     'layer1.0.conv1'
     """
-    _module("teacher_name", student, name)
+    _check_name(student, name)
+    first = _first_name(student, name, "1")
+    parent = first.rpartition(".")[0]
+    return None if any(parent in edit.get("splits", {}) for edit in recipe_of(student)) else first
+
+
+def _first_name(student: nn.Module, name: str, half: str) -> str:
+    """The module's name before all edits; the part `half` of a factorized conv has the name of the whole."""
     for edit in reversed(recipe_of(student)):
-        whole, _, half = name.rpartition(".")
+        whole = name.removesuffix(f".{half}")
         if whole in edit.get("splits", {}):
-            if half != "1":
-                return None
             name = whole
     return name
 
 
-@public
-def kept_channels(student: nn.Module, name: str, side: str = "out") -> Tensor | None:
-    """Which of the teacher's channels of module `name` the student still has, ascending; None if it has them all.
-
-    Of a conv that `factorize` made two of, "layer1.0.conv1", "layer1.0.conv1.0" answers for what it reads,
-    "layer1.0.conv1.1" for what it makes, and the name itself for both. Channels between the two are counted in the
-    student that was factorized.
-
-    Args:
-        side: "out", the channels that the module makes, or "in", those that it reads; the same for a BatchNorm.
-
-    Raises:
-        ValueError: no such module or side.
-    """
-    if side not in ("out", "in"):
-        raise ValueError(f"kept_channels: asked for side {side!r} of {name}; the sides are 'out' and 'in'.")
-    module = _module("kept_channels", student, name)
-    if isinstance(module, nn.modules.batchnorm._BatchNorm):
-        side = "out"
-    edits, outer = recipe_of(student), {"out": "1", "in": "0"}[side]
-    for edit in reversed(edits):  # its name before any conv was split
-        whole, _, half = name.rpartition(".")
-        if whole in edit.get("splits", {}) and half == outer:
-            name = whole
-    kept: Tensor | None = None
-    for edit in edits:
-        here = edit.get("slices", {}).get(name, {}).get(side)
-        if here is not None:
-            here = torch.tensor(here, dtype=torch.long)
-            kept = here if kept is None else kept[here]
-        if name in edit.get("splits", {}):
-            name = f"{name}.{outer}"
-    return kept
-
-
-def _module(who: str, student: nn.Module, name: str) -> nn.Module:
-    module = dict(student.named_modules()).get(name)
-    if module is None:
+def _check_name(student: nn.Module, name: str) -> None:
+    if name not in dict(student.named_modules()):
         raise ValueError(
-            f"{who}: asked for {name!r}; this {type(student).__name__} has no such a module.\n"
+            f"asked for {name!r}; this {type(student).__name__} has no module of that name.\n"
             f"  Names are those of student.named_modules()."
         )
-    return module
+
+
+# -- writing and replaying: no other file touches the attribute `fsc_recipe` --------------------------------
+
+
+def with_edit(student: nn.Module, source: nn.Module, edit: dict[str, Any]) -> nn.Module:
+    """`student` itself, with a recipe: that of `source`, from which it was made, and then this edit."""
+    before = _recipe(source) or {"teacher": fingerprint(source), "edits": []}
+    student.fsc_recipe = {"teacher": before["teacher"], "edits": [*before["edits"], edit]}
+    return student
+
+
+def apply_edit(net: nn.Module, edit: Mapping[str, Any]) -> None:
+    """Replay one edit of a recipe on `net`, in place: slice channels, split convs, drop blocks.
+
+    Args:
+        edit: with "slices", "splits" and "dropped" as in `recipe_of`; each of them may be missing.
+    """
+    slice_modules(net, edit.get("slices", {}))
+    for name, split in edit.get("splits", {}).items():
+        net.set_submodule(name, SCHEMES[split["scheme"]].split(net.get_submodule(name), split["rank"]))
+    for name in edit.get("dropped", []):
+        net.set_submodule(name, nn.Identity().train(net.get_submodule(name).training))
+
+
+def set_aside(net: nn.Module) -> nn.Module:
+    """`net` itself, without its recipe: from now on it is a teacher, and edits are counted from it."""
+    vars(net).pop("fsc_recipe", None)
+    return net
+
+
+def recipe_in_front(student: nn.Module, of: nn.Module) -> nn.Module:
+    """`student` itself; its recipe now starts with the edits of `of`, which served as its teacher."""
+    before = _recipe(of)
+    if before is not None:
+        student.fsc_recipe = {"teacher": before["teacher"], "edits": [*before["edits"], *recipe_of(student)]}
+    return student
+
+
+def teacher_fingerprint(student: nn.Module) -> str | None:
+    """The fingerprint of the teacher that the student was made from; None for a net without a recipe."""
+    recipe = _recipe(student)
+    return recipe["teacher"] if recipe else None
+
+
+def _recipe(net: nn.Module) -> Recipe | None:
+    return getattr(net, "fsc_recipe", None)
+
+
+# -- files --------------------------------------------------------------------------------------------------
 
 
 @public
 def save(student: nn.Module, path: str | os.PathLike) -> Path:
     """Write recipe and weights into one safetensors file; no code, no pickle.
 
-    The file is complete or absent: it is written beside its place and moved there.
+    The file is complete or absent: it is written under another name and then moved.
 
     Raises:
-        ValueError: the net has no recipe, so nobody could rebuild it.
+        ValueError: the net has no recipe, so it could not be rebuilt.
         FileNotFoundError: the folder does not exist.
     """
-    recipe = getattr(student, "fsc_recipe", None)
+    recipe = _recipe(student)
     if recipe is None:
         raise ValueError(
-            f"save: this {type(student).__name__} has no recipe, so it could not be rebuilt from its teacher.\n"
+            f"this {type(student).__name__} has no recipe, so it could not be rebuilt from its teacher.\n"
             f"  Students made by this package have one. For any other net save its state_dict."
         )
     path = Path(path)
     if not path.parent.is_dir() or path.is_dir():
-        found = f"{path} is a folder" if path.is_dir() else f"no folder {path.parent} to write {path.name} into"
-        raise FileNotFoundError(f"save: {found}.\n  Name a file in a folder that exists.")
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in student.state_dict().items()}
-    text = json.dumps({"format": FORMAT, **recipe})
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    os.close(handle)
-    try:
-        save_file(tensors, beside, metadata={"fsc": text})
-        os.chmod(beside, 0o666 & ~_umask())  # mkstemp lets nobody else read
-        os.replace(beside, path)
-    finally:
-        Path(beside).unlink(missing_ok=True)
+        found = f"{path} is a folder" if path.is_dir() else f"there is no folder {path.parent}"
+        raise FileNotFoundError(f"{found}.\n  Name a file in a folder that exists.")
+    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in student.state_dict().items()}
+    with written_whole(path) as unfinished:
+        save_file(tensors, unfinished, metadata={"fsc": json.dumps({"format": FORMAT, **recipe})})
     return path
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 @public
 def load(path: str | os.PathLike, teacher: nn.Module) -> nn.Module:
-    """Rebuild a student that `save` wrote: a copy of `teacher`, the recipe's edits, the file's weights. In eval mode.
+    """The student that `save` wrote: a copy of `teacher` with the recipe's edits and weights, in eval mode.
 
     Raises:
-        FileNotFoundError: nothing there.
-        ValueError: the file is damaged, was not written by `save`, its recipe belongs to another teacher, or modules
-            were changed by hand after the recipe's last edit.
+        FileNotFoundError: no such file. ValueError: the file is damaged or was not written by `save`; its
+        recipe belongs to another teacher; or
+            modules were changed by hand after the recipe's last edit.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"load: no file {path}.\n  Write one with fsc.save(student, path).")
+        raise FileNotFoundError(f"no file {path}.\n  Write one with fsc.save(student, path).")
     recipe, tensors = _read(path)
     found = fingerprint(teacher)
     if recipe["teacher"] != found:
         raise ValueError(
-            f"load: the recipe in {path.name} was made for another teacher.\n"
+            f"the recipe in {path.name} was made for another teacher.\n"
             f"  Asked for: teacher {recipe['teacher'][:12]}; given: a {type(teacher).__name__}, {found[:12]} "
             f"(SHA-256 of names, shapes and weights).\n"
             f"  Pass the very teacher that the student was made from, before any training of it."
@@ -214,30 +231,30 @@ def load(path: str | os.PathLike, teacher: nn.Module) -> nn.Module:
         student.load_state_dict(weights)
     except RuntimeError as err:
         raise ValueError(
-            f"load: the weights in {path.name} are not those of its recipe: {err}\n"
+            f"the weights in {path.name} are not those of its recipe: {err}\n"
             f"  The student's modules were changed after it was made; only training keeps a recipe true."
         ) from err
     student.fsc_recipe = recipe
     return student.eval()
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(path: Path) -> tuple[Recipe, dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as err:
         raise ValueError(
-            f"load: {path.name} ({path.stat().st_size} bytes) is damaged or no safetensors file: {err}.\n"
+            f"{path.name} ({path.stat().st_size} bytes) is damaged or no safetensors file: {err}.\n"
             f"  Save the student again, or fetch the file again."
         ) from err
     if "fsc" not in metadata:
-        raise ValueError(f"load: {path.name} holds weights but no recipe.\n  Only files of fsc.save can be rebuilt.")
+        raise ValueError(f"{path.name} holds weights but no recipe.\n  Only files of fsc.save have one.")
     recipe = json.loads(metadata["fsc"])
     version = recipe.pop("format", None)
     if version != FORMAT:
         raise ValueError(
-            f"load: {path.name} is of format {version}; this version of fsc reads format {FORMAT}.\n"
+            f"{path.name} is of format {version}; this version of fsc reads format {FORMAT}.\n"
             f"  Load it with the version that wrote it."
         )
     return recipe, tensors

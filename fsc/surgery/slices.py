@@ -1,9 +1,11 @@
-"""Exact edits of single modules: which channels stay. Every function changes the module it is given, in place."""
+"""Exact edits of single modules: keep some of their channels. The functions change the module in place."""
 
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from fsc.graph.operations import is_depthwise
 
 Slices = Mapping[str, Mapping[str, Sequence[int]]]
 """Module name -> {"out": kept output channels, "in": kept input channels}; a missing side stays whole."""
@@ -27,14 +29,16 @@ def slice_modules(net: nn.Module, slices: Slices) -> None:
 def slice_channels(module: nn.Module, *, out: Tensor | None = None, into: Tensor | None = None) -> None:
     """Keep the output channels `out` and the input channels `into` of one module.
 
-    A grouped conv keeps its groups if each loses as many input and output channels as the others; a depthwise conv
-    (one input channel a group) loses groups.
+    A grouped conv keeps its groups; each group must lose as many channels as the others. A depthwise conv
+    loses the groups of the input channels that go.
 
     Raises:
         TypeError: a module that has no channels to slice.
         ValueError: groups that would become unequal; names the counts.
     """
     if isinstance(module, nn.Conv2d):
+        out = torch.arange(module.out_channels) if out is None else out
+        into = torch.arange(module.in_channels) if into is None else into
         _slice_conv(module, out, into)
     elif isinstance(module, nn.Linear):
         if out is not None:
@@ -48,38 +52,33 @@ def slice_channels(module: nn.Module, *, out: Tensor | None = None, into: Tensor
         module.num_features = len(kept)
     else:
         kind = type(module).__name__
-        raise TypeError(f"slice_channels: {kind} has no channels to slice; a Conv2d, Linear or BatchNorm has.")
+        raise TypeError(f"{kind} has no channels to slice; a Conv2d, Linear or BatchNorm has.")
 
 
-def _slice_conv(conv: nn.Conv2d, out: Tensor | None, into: Tensor | None) -> None:
-    out = torch.arange(conv.out_channels) if out is None else out
-    into = torch.arange(conv.in_channels) if into is None else into
-    c_in, c_out = conv.in_channels // conv.groups, conv.out_channels // conv.groups      # a group's
-    if c_in == 1 and conv.groups > 1:
-        groups = len(into)
-        outs = torch.bincount(out // c_out, minlength=conv.groups)
-        if not torch.equal(outs.nonzero()[:, 0], into) or len(outs[into].unique()) > 1:
-            raise ValueError(
-                f"slice_channels: each input of this depthwise conv makes {c_out} outputs of its own; asked to keep "
-                f"{groups} inputs and {len(out)} outputs that are not theirs.\n  Keep exactly the kept inputs' outputs."
-            )
-        _keep(conv, ("weight", "bias"), 0, out)
-    else:
-        groups = conv.groups
-        ins, outs = torch.bincount(into // c_in, minlength=groups), torch.bincount(out // c_out, minlength=groups)
-        if len(ins.unique()) > 1 or len(outs.unique()) > 1:
-            raise ValueError(
-                f"slice_channels: a conv of {groups} groups must keep as many channels in each; asked for "
-                f"{ins.tolist()} inputs and {outs.tolist()} outputs a group.\n  Choose the same number in every group."
-            )
-        _keep(conv, ("weight", "bias"), 0, out)
-        if groups == 1:
-            _keep(conv, ("weight",), 1, into)
-        else:  # each output keeps the inputs of its own group
-            of_group = (into % c_in).view(groups, -1)[out // c_out]                        # (C_out', kept a group)
-            index = of_group[:, :, None, None].expand(-1, -1, *conv.weight.shape[2:]).to(conv.weight.device)
-            conv.weight = _like(conv.weight, conv.weight.gather(1, index))
-    conv.groups, conv.in_channels, conv.out_channels = groups, len(into), len(out)
+def _slice_conv(conv: nn.Conv2d, out: Tensor, into: Tensor) -> None:
+    groups, c_out, c_in = conv.groups, conv.out_channels // conv.groups, conv.in_channels // conv.groups
+    outs, ins = torch.bincount(out // c_out, minlength=groups), torch.bincount(into // c_in, minlength=groups)
+    depthwise = is_depthwise(conv)
+    if depthwise and (not torch.equal(outs.nonzero()[:, 0], into) or len(outs[into].unique()) > 1):
+        raise ValueError(
+            f"each input of this depthwise conv makes {c_out} outputs of its own; asked to keep {len(into)} "
+            f"inputs and {len(out)} outputs that are not theirs.\n  Keep exactly the kept inputs' outputs."
+        )
+    if not depthwise and (len(ins.unique()) > 1 or len(outs.unique()) > 1):
+        raise ValueError(
+            f"a conv of {groups} groups must keep as many channels in each; asked for {ins.tolist()} inputs "
+            f"and {outs.tolist()} outputs per group.\n  Choose the same number in every group."
+        )
+    _keep(conv, ("weight", "bias"), 0, out)
+    if depthwise:
+        conv.groups = len(into)
+    elif groups == 1:
+        _keep(conv, ("weight",), 1, into)
+    else:  # each output keeps the inputs of its own group
+        kept = (into % c_in).view(groups, -1)[out // c_out]                # (C_out', kept inputs per group)
+        index = kept[:, :, None, None].expand(-1, -1, *conv.weight.shape[2:]).to(conv.weight.device)
+        conv.weight = _like(conv.weight, conv.weight.gather(1, index))
+    conv.in_channels, conv.out_channels = len(into), len(out)
 
 
 def _keep(module: nn.Module, names: Sequence[str], axis: int, kept: Tensor) -> None:
@@ -92,4 +91,5 @@ def _keep(module: nn.Module, names: Sequence[str], axis: int, kept: Tensor) -> N
 
 
 def _like(old: nn.Parameter, new: Tensor) -> nn.Parameter:
-    return nn.Parameter(new.detach().clone(memory_format=torch.contiguous_format), requires_grad=old.requires_grad)
+    new = new.detach().clone(memory_format=torch.contiguous_format)
+    return nn.Parameter(new, requires_grad=old.requires_grad)

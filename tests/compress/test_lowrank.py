@@ -134,7 +134,7 @@ def test_the_last_of_two_convs_answers_for_the_teachers_and_the_first_for_none()
     assert teacher_name(student, "layer1.0.conv1.0") is None and teacher_name(student, "layer1.0.bn1") == "layer1.0.bn1"
     assert teacher_name(again, "layer1.0.conv1.1") == "layer1.0.conv1"
     assert teacher_name(again, "layer1.0.conv1.0.0") is teacher_name(again, "layer1.0.conv1.0.1") is None
-    with pytest.raises(ValueError, match="no such a module"):
+    with pytest.raises(ValueError, match="no module of that name"):
         teacher_name(student, "layer9")
 
 

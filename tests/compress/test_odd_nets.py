@@ -164,7 +164,7 @@ def test_numbers_of_every_kind_are_ratios_and_can_be_saved(ratio, tmp_path):
     (lambda net: fsc.prune_filters(net, 0.5, example=torch.full((1, 3, 9, 9), float("nan"))), ValueError, "NaN"),
     (lambda net: fsc.prune_filters(net, {1: 0.5}), ValueError, 'has no module "1"'),
     (lambda net: fsc.prune_filters(net, 0.5, criterion=["l1"]), ValueError, "unknown criterion"),
-    (lambda net: fsc.kept_channels(net, "nothing"), ValueError, "no such a module"),
+    (lambda net: fsc.kept_channels(net, "nothing"), ValueError, "no module of that name"),
     (lambda net: fsc.kept_channels(net, "0", "output"), ValueError, "the sides are 'out' and 'in'"),
 ])  # fmt: skip
 def test_what_is_no_network_image_or_name_is_refused_in_words(call, error, words):

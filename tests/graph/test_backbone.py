@@ -1,4 +1,4 @@
-"""The feature before pooling is found by rule in any traced net, and the net cut there computes just that."""
+"""The feature before pooling is found by rule in any traced net; the net cut there computes this feature."""
 
 import re
 
@@ -8,14 +8,14 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from fsc.graph.backbone import cut
+from fsc.graph.backbone import cut_backbone
 from fsc.inputs.nets import NETS
 
 X = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
-# From torchvision's sources: what goes into avgpool (or .mean([2, 3])), how wide it is, and what stands behind it.
+# From torchvision's sources: what avgpool (or .mean([2, 3])) reads, how wide it is, and what comes after it.
 TORCHVISION = {
-    "alexnet": ("avgpool", 256, "classifier"),                     # a 6 x 6 map is flattened: no pooling to one pixel
+    "alexnet": ("avgpool", 256, "classifier"),                     # 6 x 6 pixels: no global pooling
     "convnext_tiny": ("add_17 in features.7.2", 768, "classifier"),
     "densenet121": ("relu", 1024, "classifier"),
     "efficientnet_b0": ("features.8.2", 1280, "classifier"),
@@ -28,7 +28,7 @@ TORCHVISION = {
     "resnet18": ("layer4.1.relu", 512, "fc"),
     "resnet50": ("layer4.2.relu", 2048, "fc"),
     "shufflenet_v2_x0_5": ("conv5.2", 1024, "fc"),
-    "squeezenet1_1": ("classifier.2", 1000, None),                 # its classifier is a conv: nothing is left behind
+    "squeezenet1_1": ("classifier.2", 1000, None),                 # its classifier is a conv
     "vgg11_bn": ("avgpool", 512, "classifier"),
 }
 
@@ -38,14 +38,14 @@ def test_the_feature_of_every_family_of_torchvision_is_found(arch):
     options = {"init_weights": False} if arch in ("googlenet", "inception_v3") else {}
     net = torchvision.models.get_model(arch, weights=None, **options).eval()
     name, channels, head = TORCHVISION[arch]
-    found = cut("mir", net, torch.randn(1, 3, 96, 96))
+    found = cut_backbone(net, torch.randn(1, 3, 96, 96))
     assert (found.name, found.shape[1]) == (name, channels) and len(found.shape) == 4
-    assert {place.split(".")[0] for place in found.behind} == ({head} if head else set())
+    assert {place.split(".")[0] for place in found.head_names} == ({head} if head else set())
 
 
 @pytest.mark.parametrize("size", [32, 64])
 def test_a_map_of_one_pixel_is_pooled_like_any_other(size):
-    found = cut("mir", torchvision.models.resnet18(weights=None).eval(), torch.randn(1, 3, size, size))
+    found = cut_backbone(torchvision.models.resnet18(weights=None).eval(), torch.randn(1, 3, size, size))
     assert found.name == "layer4.1.relu" and found.shape == (1, 512, size // 32, size // 32)
 
 
@@ -56,9 +56,9 @@ def test_the_cut_net_makes_what_the_module_made_and_shares_its_parameters():
     with torch.no_grad():
         net(x)
         for feature in (None, "layer3", "layer3.2.relu2", "layer3.2"):
-            assert torch.equal(cut("mir", net, x[:1], feature).body(x), seen[0]), feature
-    found = cut("mir", net, x[:1])
-    assert found.behind == ("linear.weight", "linear.bias")
+            assert torch.equal(cut_backbone(net, x[:1], feature).body(x), seen[0]), feature
+    found = cut_backbone(net, x[:1])
+    assert found.head_names == ("linear.weight", "linear.bias")
     assert found.body.get_submodule("layer1.0.conv1") is net.layer1[0].conv1
 
 
@@ -78,14 +78,18 @@ class Net(nn.Module):
 
 
 @pytest.mark.parametrize("pool", [
-    lambda x: F.adaptive_avg_pool2d(x, (1, 1)).flatten(1), lambda x: F.avg_pool2d(x, x.size()[3]).view(x.size(0), -1),
-    lambda x: x.mean((2, 3)), lambda x: torch.mean(x, dim=[2, 3], keepdim=True).flatten(1), lambda x: x.amax((2, 3)),
+    lambda x: F.adaptive_avg_pool2d(x, (1, 1)).flatten(1),
+    lambda x: F.avg_pool2d(x, x.size()[3]).view(x.size(0), -1), lambda x: x.mean((2, 3)),
+    lambda x: torch.mean(x, dim=[2, 3], keepdim=True).flatten(1), lambda x: x.amax((2, 3)),
     lambda x: x.mean(3).mean(2), lambda x: x.flatten(2).mean(2), nn.Sequential(nn.AvgPool2d(4), nn.Flatten()),
-    lambda x: torch.cat([F.adaptive_avg_pool2d(x, 1)[:, :3], F.adaptive_max_pool2d(x, 1)[:, 3:]], 1).flatten(1),
+    lambda x: torch.cat(
+        [F.adaptive_avg_pool2d(x, 1)[:, :3], F.adaptive_max_pool2d(x, 1)[:, 3:]], 1
+    ).flatten(1),
 ])  # fmt: skip
 def test_pooling_is_known_however_it_is_written(pool):
-    found = cut("mir", Net(pool).eval(), X)
-    assert found.name == "relu" and found.shape == (1, 6, 4, 4) and found.behind == ("linear.weight", "linear.bias")
+    found = cut_backbone(Net(pool).eval(), X)
+    assert found.name == "relu" and found.shape == (1, 6, 4, 4)
+    assert found.head_names == ("linear.weight", "linear.bias")
 
 
 @pytest.mark.parametrize("gate", [
@@ -94,14 +98,14 @@ def test_pooling_is_known_however_it_is_written(pool):
 ])  # fmt: skip
 @pytest.mark.parametrize("pool", [lambda x: x.mean((2, 3)), nn.Sequential(nn.Conv2d(6, 6, 4), nn.Flatten())])
 def test_the_pooling_of_a_gate_is_not_taken_for_the_last_one(gate, pool):
-    found = cut("mir", Net(pool, gate).eval(), X)
+    found = cut_backbone(Net(pool, gate).eval(), X)
     assert found.name == ("pool.0" if isinstance(pool, nn.Module) else "mul")
 
 
 def test_a_head_that_is_a_conv_on_one_pixel_is_a_head():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Conv2d(4, 2, 1), nn.Flatten()).eval()
-    found = cut("mir", net, X)
-    assert found.name == "0" and found.behind == ("2.weight", "2.bias")
+    found = cut_backbone(net, X)
+    assert found.name == "0" and found.head_names == ("2.weight", "2.bias")
 
 
 class InPlace(nn.Module):
@@ -118,32 +122,33 @@ class InPlace(nn.Module):
 
 def test_what_is_done_in_place_is_done_in_the_cut_net_too():
     net = InPlace().eval()
-    assert torch.equal(cut("mir", net, X).body(X), net.conv(X).relu() + 1)
-    assert torch.equal(cut("mir", net, X, "relu").body(X), net.conv(X).relu())
+    assert torch.equal(cut_backbone(net, X).body(X), net.conv(X).relu() + 1)
+    assert torch.equal(cut_backbone(net, X, "relu").body(X), net.conv(X).relu())
 
 
 def test_what_the_feature_does_not_need_is_left_out_of_the_cut_net():
-    found = cut("mir", InPlace().eval(), X, "conv")
+    found = cut_backbone(InPlace().eval(), X, "conv")
     assert {name.split(".")[0] for name in found.body.state_dict()} == {"conv"}
 
 
 def test_after_cuts_right_behind_the_pooling():
     net = Net(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())).eval()
-    found = cut("mir", net, X, "after")
+    found = cut_backbone(net, X, "after")
     assert found.name == "pool.0" and found.shape == (1, 6, 1, 1)
 
 
 @pytest.mark.parametrize("net, feature, words", [
     (nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), None,
-     "mir: where does the head of this Sequential begin? It has no global pooling, and it ends in 1, still (N, C, H, "
-     'W).\n  Name the module whose output is to be mimicked: feature="1".'),
-    (nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), None, "It has no global pooling, and it makes no tensor (N, C"),
+     "where does the head of this Sequential begin? It has no global pooling, and it ends in 1, still "
+     '(N, C, H, W).\n  Name the module whose output is to be mimicked: feature="1".'),
+    (nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), None,
+     "It has no global pooling, and it makes no tensor (N, C, H, W)."),
     (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()), "after",
-     'mir: feature="after" asks for what comes out of global pooling; this Sequential has none.\n  Name the'),
+     'feature="after" asks for what comes out of global pooling; this Sequential has none.\n  Name the'),
     (Net(lambda x: x.mean((2, 3))), "conv3",
-     'mir: feature="conv3" of this Net does not exist.\n  Name a module whose output is to be mimicked: conv'),
-    (InPlace().requires_grad_(False), "linear", 'mir: feature="linear" of this InPlace does not exist.'),
+     'feature="conv3" of this Net does not exist.\n  Name a module whose output is to be mimicked: conv'),
+    (InPlace().requires_grad_(False), "linear", 'feature="linear" of this InPlace does not exist.'),
 ])  # fmt: skip
 def test_a_net_without_such_a_feature_is_refused_with_the_remedy(net, feature, words):
     with pytest.raises(ValueError, match=re.escape(words)):
-        cut("mir", net.eval(), X, feature)
+        cut_backbone(net.eval(), X, feature)

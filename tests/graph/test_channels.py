@@ -1,10 +1,11 @@
-"""Which channels are one, on nets small enough to say by hand."""
+"""Labels of channels, on networks small enough to work out by hand."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fsc.graph.channel_rules import RULES, same
 from fsc.graph.channels import follow_channels
 from fsc.graph.tracing import trace
 
@@ -33,9 +34,43 @@ def pins(net) -> dict[str, str]:
     }
 
 
+class Residual(nn.Module):
+    """The worked example in the docstring of fsc.graph.channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.conv1, self.bn1 = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4)
+        self.conv2, self.classifier = nn.Conv2d(4, 4, 3, padding=1), nn.Linear(4, 2)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.classifier((x + self.conv2(F.relu(self.bn1(self.conv1(x))))).mean((2, 3)))
+
+
+def test_the_worked_example_has_the_labels_that_its_docstring_writes_out():
+    net = Residual().eval()
+    found = follow_channels(trace(net))
+    assert sides(net) == {
+        ("stem", "in"): [0, 1, 2], ("stem", "out"): [3, 4, 5, 6],
+        ("conv1", "in"): [3, 4, 5, 6], ("conv1", "out"): [7, 8, 9, 10], ("bn1", "out"): [7, 8, 9, 10],
+        ("conv2", "in"): [7, 8, 9, 10], ("conv2", "out"): [3, 4, 5, 6],
+        ("classifier", "in"): [3, 4, 5, 6], ("classifier", "out"): [15, 16],
+    }  # fmt: skip
+    assert found.joined == {3, 4, 5, 6} and set(found.pinned) == {0, 1, 2, 15, 16}
+    assert found.behind == {"conv1": net.bn1}
+
+
+def test_one_line_teaches_another_operation(monkeypatch):
+    net = Net(lambda a, b: torch.softmax(a, 1) + b)
+    assert "softmax" in pins(net)["a"]
+    monkeypatch.setitem(RULES, torch.softmax, same)
+    found = sides(net)
+    assert "a" not in pins(net) and found["a", "out"] == found["b", "out"]
+
+
 @pytest.mark.parametrize("join", [
-    lambda a, b: a + b, lambda a, b: a - b, lambda a, b: a * torch.sigmoid(b), lambda a, b: F.relu(a).add(b) * 0.5,
-    lambda a, b: a * F.adaptive_avg_pool2d(b, 1),
+    lambda a, b: a + b, lambda a, b: a - b, lambda a, b: a * torch.sigmoid(b),
+    lambda a, b: F.relu(a).add(b) * 0.5, lambda a, b: a * F.adaptive_avg_pool2d(b, 1),
     lambda a, b: (a.permute(0, 2, 3, 1) + b.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
     lambda a, b: a * b.mean((2, 3), keepdim=True), lambda a, b: a * b.mean((2, 3)).view(a.size(0), -1, 1, 1),
 ])  # fmt: skip

@@ -5,7 +5,7 @@ import torch
 import torchvision
 from torch import nn
 
-from fsc.graph.tracing import NotTraceable, trace, unused_modules
+from fsc.graph.tracing import NotTraceable, trace, unused_modules, walk_from
 from fsc.inputs.nets import NETS
 
 
@@ -75,3 +75,8 @@ def test_heads_of_training_only_are_found_unused():
     assert {name.split(".")[0] for name in unused_modules(net, trace(net))} == {"aux1", "aux2"}
     resnet = NETS["resnet20"](10)
     assert unused_modules(resnet, trace(resnet)) == []
+
+
+def test_a_walk_visits_each_node_once_the_nearest_first_and_goes_on_only_where_it_may():
+    leads = {"a": "bc", "b": "dx", "c": "d", "d": "a", "x": "e", "e": ""}
+    assert list(walk_from("a", lambda node: "" if node == "x" else leads[node])) == ["a", "b", "c", "d", "x"]

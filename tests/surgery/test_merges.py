@@ -1,4 +1,4 @@
-"""The merge algebra: on random convs a merge equals what it replaces, or is refused exactly where it cannot."""
+"""The merge algebra: on random convs a merge equals what it replaces, or is refused where it cannot."""
 
 import copy
 
@@ -19,11 +19,13 @@ def convs(draw):
     torch.manual_seed(draw(st.integers(0, 99)))
     groups = draw(st.sampled_from((1, 1, 2, 3)))
     each_in, each_out = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    padding = draw(st.one_of(st.tuples(st.integers(0, 2), st.integers(0, 2)), st.sampled_from(("valid", "same"))))
+    sizes = st.tuples(st.integers(0, 2), st.integers(0, 2))
+    padding = draw(st.one_of(sizes, st.sampled_from(("valid", "same"))))
     return nn.Conv2d(
         groups * each_in, groups * each_out, draw(st.tuples(st.integers(1, 3), st.integers(1, 3))),
         draw(st.integers(1, 3)) if padding != "same" else 1, padding, draw(st.integers(1, 2)), groups,
-        bias=draw(st.booleans()), padding_mode=draw(st.sampled_from(("zeros", "reflect", "replicate", "circular"))),
+        bias=draw(st.booleans()),
+        padding_mode=draw(st.sampled_from(("zeros", "reflect", "replicate", "circular"))),
     )  # fmt: skip
 
 
@@ -65,9 +67,11 @@ def test_a_1x1_behind_a_conv_merges_unless_it_mixes_groups(conv, c_out, bias, fi
 
 @quiet
 @given(conv=convs(), c_in=st.integers(1, 6), bias=st.booleans(), fit=st.booleans())
-def test_a_1x1_before_a_conv_merges_unless_its_bias_meets_a_border_of_zeros_or_it_mixes_groups(conv, c_in, bias, fit):
+def test_a_1x1_before_a_conv_merges_unless_its_bias_meets_padding_or_it_mixes_groups(conv, c_in, bias, fit):
     grouped = conv.groups > 1
-    q = blocks(conv.groups, conv.in_channels // conv.groups) if fit and grouped else torch.randn(conv.in_channels, c_in)
+    q = torch.randn(conv.in_channels, c_in)
+    if fit and grouped:
+        q = blocks(conv.groups, conv.in_channels // conv.groups)
     b = torch.randn(len(q)) if bias else None
     x = torch.randn(2, q.shape[1], 9, 8)
     expected = conv(one_by_one(x, q, b))
@@ -91,7 +95,7 @@ def norms(draw, channels):
     if bn.affine:
         nn.init.normal_(bn.weight)
         nn.init.normal_(bn.bias)
-        bn.weight.data[draw(st.integers(0, channels - 1))] = 0.0  # a channel that says beta, whatever it sees
+        bn.weight.data[draw(st.integers(0, channels - 1))] = 0.0  # this channel is beta for any input
     return bn
 
 
@@ -110,10 +114,11 @@ def test_a_1x1_behind_conv_and_norm_merges_into_the_folded_conv(data, conv, bias
     assert_equal(merge_after(fold_bn(conv, bn), q, b)(x), one_by_one(bn(conv(x)), q, b))
 
 
-@given(data=st.data(), conv=convs().filter(lambda conv: conv.groups == 1 and conv.bias is None), train=st.booleans())
+@given(data=st.data(), conv=convs().filter(lambda c: c.groups == 1 and c.bias is None), train=st.booleans())
 @quiet
 def test_a_1x1_between_conv_and_norm_leaves_the_norm_alone_in_train_mode_too(data, conv, train):
-    bn, q = data.draw(norms(conv.out_channels)).train(train), torch.randn(conv.out_channels, conv.out_channels)
+    bn = data.draw(norms(conv.out_channels)).train(train)
+    q = torch.randn(conv.out_channels, conv.out_channels)
     x = images(conv)
     merged = merge_after(conv.double(), q.double())  # float64: the batch's own variance may be tiny
     assert_equal(bn.double()(merged(x.double())), bn(one_by_one(conv(x.double()), q.double())))
@@ -135,14 +140,14 @@ def test_through_a_norm_the_merge_would_be_wrong_by_far():
 
 
 def test_at_the_border_a_bias_before_padding_would_be_wrong():
-    """A 1x1 of bias 1 before a sum over 3 x 3: nine ones inside, four at a corner; a merged bias says nine."""
+    """A 1x1 of bias 1 before a sum over 3 x 3: nine ones inside, four at a corner; a merged bias is nine."""
     conv, q = nn.Conv2d(1, 1, 3, padding=1, bias=False), torch.ones(1, 1)
     nn.init.ones_(conv.weight)
     apart = conv(one_by_one(torch.zeros(1, 1, 5, 5), q, torch.ones(1)))
     assert apart[0, 0, 2, 2] == 9 and apart[0, 0, 0, 0] == 4
     with pytest.raises(NotExact, match="pads with zeros, which the bias never reaches"):
         merge_before(conv, q, torch.ones(1))
-    merge_before(conv, q, torch.zeros(1))  # says nothing anywhere
+    merge_before(conv, q, torch.zeros(1))  # a bias of 0 adds nothing
 
 
 def test_the_channels_that_a_1x1_mixes_are_named():
@@ -170,7 +175,8 @@ def test_a_neutral_norm_returns_its_input_and_norms_again_in_train_mode(channels
     assert not bn.training and bn.eps == eps
     assert_equal(bn(x), x)
     other = x[:2] * 3 + 1
-    assert float((bn.train()(other) - other).detach().abs().max()) > 0.1  # its batch's statistics, not the stored ones
+    changed = (bn.train()(other) - other).detach().abs()  # by its batch's statistics, not by the stored ones
+    assert float(changed.max()) > 0.1
 
 
 def test_a_channel_that_never_varies_passes_a_neutral_norm():
@@ -197,20 +203,22 @@ CONV, NAN = nn.Conv2d(4, 6, 3), float("nan")
 
 @pytest.mark.parametrize("call, error, words", [
     (lambda: fold_bn(CONV, nn.BatchNorm2d(6)), NotExact, "is in train mode"),
-    (lambda: fold_bn(CONV, nn.BatchNorm2d(6, track_running_stats=False).eval()), NotExact, "no running statistics"),
+    (lambda: fold_bn(CONV, nn.BatchNorm2d(6, track_running_stats=False).eval()), NotExact,
+     "no running statistics"),
     (lambda: fold_bn(CONV, nn.BatchNorm2d(4).eval()), ValueError, "has 4 channels"),
     (lambda: fold_bn(CONV, nn.GroupNorm(2, 6)), TypeError, "asked to fold a GroupNorm"),
     (lambda: fold_bn(nn.Linear(4, 6), nn.BatchNorm2d(6)), TypeError, "got Linear"),
     (lambda: merge_after(CONV, torch.eye(4)), ValueError, r"q has shape \(4, 4\); asked for \(C_out, 6\)"),
     (lambda: merge_before(CONV, torch.eye(6)), ValueError, r"q has shape \(6, 6\); asked for \(4, C_in\)"),
     (lambda: merge_after(CONV, torch.ones(6, 6, 3, 3)), ValueError, r"q has shape \(6, 6, 3, 3\)"),
-    (lambda: merge_after(CONV, torch.eye(6), torch.ones(5)), ValueError, r"bias has shape \(5,\); asked for \(6,\)"),
+    (lambda: merge_after(CONV, torch.eye(6), torch.ones(5)), ValueError,
+     r"bias has shape \(5,\); asked for \(6,\)"),
     (lambda: merge_after(CONV, torch.full((6, 6), NAN)), ValueError, "q holds NaN"),
     (lambda: merge_after(nn.ConvTranspose2d(4, 6, 3), torch.eye(6)), TypeError, "got ConvTranspose2d"),
     (lambda: neutral_bn(torch.zeros(2), torch.ones(3)), ValueError, r"mean has shape \(2,\), var \(3,\)"),
     (lambda: neutral_bn(torch.zeros(2, 1), torch.ones(2, 1)), ValueError, r"asked for \(C,\) twice"),
-    (lambda: neutral_bn(torch.zeros(2), torch.tensor([1.0, -0.5])), ValueError, "variance of channel 1 is -0.5"),
-    (lambda: neutral_bn(torch.zeros(2), torch.tensor([NAN, 1.0])), ValueError, "variance of channel 0 is nan"),
+    (lambda: neutral_bn(torch.zeros(2), torch.tensor([1, -2])), ValueError, "variance of channel 1 is -2"),
+    (lambda: neutral_bn(torch.zeros(2), torch.tensor([NAN, 1])), ValueError, "variance of channel 0 is nan"),
     (lambda: neutral_bn(torch.zeros(2), torch.zeros(2), eps=0.0), ValueError, "variance of channel 0 is 0"),
     (lambda: neutral_bn(torch.tensor([NAN]), torch.ones(1)), ValueError, "the mean holds NaN"),
 ])  # fmt: skip

@@ -10,7 +10,8 @@ from torch import nn
 
 import fsc
 from fsc.inputs.nets import NETS
-from fsc.surgery.recipe import with_edit
+from fsc.runtime import fingerprint
+from fsc.surgery.recipe import recipe_in_front, set_aside, teacher_fingerprint, with_edit
 
 
 @pytest.fixture
@@ -101,9 +102,21 @@ def test_a_missing_file_and_folder_are_named(teacher, student, tmp_path):
         fsc.save(student, tmp_path / "nowhere" / "s")
 
 
+def test_a_student_may_serve_as_a_teacher_and_its_recipe_comes_in_front_at_the_end(teacher, student):
+    source = set_aside(copy.deepcopy(student))
+    assert fsc.recipe_of(source) == [] and teacher_fingerprint(source) is None
+    twice = fsc.prune_filters(source, {"layer3.0.conv1": 0.75})
+    assert teacher_fingerprint(twice) == fingerprint(student) and len(fsc.recipe_of(twice)) == 1
+    assert recipe_in_front(twice, student) is twice and teacher_fingerprint(twice) == fingerprint(teacher)
+    assert fsc.recipe_of(twice) == fsc.recipe_of(fsc.prune_filters(student, {"layer3.0.conv1": 0.75}))
+    plain = fsc.prune_filters(teacher, 0.5)
+    assert fsc.recipe_of(recipe_in_front(plain, teacher)) == fsc.recipe_of(student)
+
+
 ROWS = [
-    {"name": "layer1.0.conv1", "error": 0.5, "rank": 16}, {"name": "layer1.0.conv2", "error": float("nan"), "rank": 3}
-]  # fmt: skip
+    {"name": "layer1.0.conv1", "error": 0.5, "rank": 16},
+    {"name": "layer1.0.conv2", "error": float("nan"), "rank": 3},
+]
 
 
 def test_a_report_survives_saving_and_the_last_one_is_returned(teacher, student, tmp_path):
@@ -115,11 +128,13 @@ def test_a_report_survives_saving_and_the_last_one_is_returned(teacher, student,
         assert len(fsc.report_of(net)) == 1
         report = fsc.report_of(net, "fskd")
         assert report["rank"].tolist() == [16, 3] and report["error"].isna().tolist() == [False, True]
-        assert torch.equal(fsc.kept_channels(net, "layer1.0.conv1"), fsc.kept_channels(student, "layer1.0.conv1"))
+        kept, expected = (fsc.kept_channels(n, "layer1.0.conv1") for n in (net, student))
+        assert torch.equal(kept, expected)
 
 
 def test_a_net_without_a_report_says_what_was_done_to_it(teacher, student):
-    with pytest.raises(ValueError, match=r"report_of: .* no report.\n  Its edits: prune_filters \(no report\)"):
+    words = r"report_of: .* no report.\n  Its edits: prune_filters \(no report\)"
+    with pytest.raises(ValueError, match=words):
         fsc.report_of(student)
     with pytest.raises(ValueError, match="no report of fskd.\n  Its edits: none, it is no student"):
         fsc.report_of(teacher, "fskd")

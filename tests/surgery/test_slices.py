@@ -1,4 +1,4 @@
-"""Editing single modules: right weights for sliced dense, grouped and depthwise convs, refusals, replayed recipes."""
+"""Slices of dense, grouped and depthwise convs have the right weights; what cannot be sliced is refused."""
 
 import pytest
 import torch
@@ -20,7 +20,8 @@ def test_a_grouped_conv_equals_its_two_halves_sliced_apart():
     conv = nn.Conv2d(8, 6, 3, padding=1, groups=2).double()
     halves = [nn.Conv2d(4, 3, 3, padding=1).double() for _ in range(2)]
     for i, half in enumerate(halves):
-        half.weight.data, half.bias.data = conv.weight.data[3 * i : 3 * i + 3], conv.bias.data[3 * i : 3 * i + 3]
+        rows = slice(3 * i, 3 * i + 3)
+        half.weight.data, half.bias.data = conv.weight.data[rows], conv.bias.data[rows]
     slice_channels(conv, out=torch.tensor([0, 2, 3, 4]), into=torch.tensor([1, 3, 4, 5]))
     slice_channels(halves[0], out=torch.tensor([0, 2]), into=torch.tensor([1, 3]))
     slice_channels(halves[1], out=torch.tensor([0, 1]), into=torch.tensor([0, 1]))
@@ -52,7 +53,7 @@ def test_a_frozen_parameter_stays_frozen():
 
 
 @pytest.mark.parametrize("module, sides, words", [
-    (nn.Conv2d(8, 4, 3, groups=2), {"out": [0, 1, 2]}, r"\[4, 4\] inputs and \[2, 1\] outputs a group"),
+    (nn.Conv2d(8, 4, 3, groups=2), {"out": [0, 1, 2]}, r"\[4, 4\] inputs and \[2, 1\] outputs per group"),
     (nn.Conv2d(4, 8, 3, groups=4), {"out": [0, 1], "into": [1]}, "outputs that are not theirs"),
     (nn.Conv2d(4, 8, 3, groups=4), {"out": [0, 2, 3], "into": [0, 1]}, "outputs that are not theirs"),
 ])  # fmt: skip
@@ -69,7 +70,8 @@ def test_a_module_without_channels_is_refused():
 def test_an_edit_of_a_recipe_slices_splits_and_drops():
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3), nn.Conv2d(6, 6, 1)).eval()
     kept = [0, 2]
-    apply_edit(net, {"edit": "prune_filters", "slices": {"0": {"out": kept}, "1": {"out": kept}, "2": {"in": kept}}})
+    slices = {"0": {"out": kept}, "1": {"out": kept}, "2": {"in": kept}}
+    apply_edit(net, {"edit": "prune_filters", "slices": slices})
     apply_edit(net, {"edit": "factorize", "splits": {"2": {"scheme": "spatial", "rank": 3}}})
     apply_edit(net, {"edit": "drop_blocks", "dropped": ["3"]})
     apply_edit(net, {"edit": "fskd", "asked": {}})  # weights only
