@@ -1,5 +1,87 @@
-"""What an edit must be: exact, checked by a run, or refused."""
+"""The check of an exact edit: the edited network must compute what it should, or the edit is refused."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from fsc.runtime import device_of, evaluating, warn
 
 
 class NotExact(ValueError):
-    """An edit that is exact by design cannot be, or was not, exact; it is refused."""
+    """An edit that should be exact cannot be exact, or its check failed; the edit is refused."""
+
+
+def expected_output(net: nn.Module, example: Tensor) -> Tensor:
+    """The output on the example that an edited network must reproduce; `net` is the network before the edit.
+
+    Hooks on `net` may already do what the edit will do, see `hooked`.
+
+    Raises:
+        ValueError: the output holds NaN or infinity, so nothing can be compared with it.
+
+    Warns when all outputs are 0: then every edit looks exact.
+    """
+    output = _run(net, example)
+    if not torch.isfinite(output).all():
+        raise ValueError(
+            f"on a random image the outputs of {type(net).__name__} are not finite.\n"
+            "  Look for NaN or infinity in its weights and BatchNorm statistics: did its training diverge?"
+        )
+    if not output.any():
+        kind = type(net).__name__
+        warn(f"all outputs of {kind} are 0 (an untrained head?), so the edit could not be checked.")
+    return output
+
+
+def edited_output(net: nn.Module, example: Tensor, edit: str, hint: str) -> Tensor:
+    """The output of the edited network on the example.
+
+    Args:
+        edit: for the error, after "does not run": "without these channels".
+        hint: for the error, a last line that says what to do.
+
+    Raises:
+        NotExact: the forward does not run any more; says why.
+    """
+    try:
+        return _run(net, example)
+    except Exception as err:  # a foreign forward may raise anything when it misses an attribute or a channel
+        raise NotExact(f"{type(net).__name__} does not run {edit}: {err}\n  {hint}") from err
+
+
+def check_same(found: Tensor, expected: Tensor, what: str, hint: str, tolerance: float = 1e-4) -> None:
+    """Refuse an edit if the two outputs differ by more than rounding.
+
+    Args:
+        found, expected: of `edited_output` and of `expected_output`.
+        what: the error's first sentence: "the sliced ResNet differs from the one with zeroed channels".
+        hint: the error's last line: the likely cause, or what to do.
+        tolerance: largest allowed difference, relative to the largest expected value. Half precision is
+            coarser: there 8 steps of the dtype are allowed. Rounding in float32 stays near 1e-6.
+
+    Raises:
+        NotExact: says how large the difference is.
+    """
+    error = float((found - expected).abs().max()) / max(float(expected.abs().max()), 1e-12)
+    if not error <= max(tolerance, 8 * torch.finfo(found.dtype).eps):  # NaN is refused, too
+        raise NotExact(f"{what} (relative error {error:.1e}).\n  {hint}")
+
+
+@contextmanager
+def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Remove these hooks when the block ends, whatever happens in it; `handles` may be a generator."""
+    with ExitStack() as stack:
+        for handle in handles:
+            stack.callback(handle.remove)
+        yield
+
+
+def _run(net: nn.Module, example: Tensor) -> Tensor:
+    x = example.to(device_of(net))
+    no_tf32 = torch.backends.cudnn.flags(allow_tf32=False)
+    no_autocast = torch.autocast(x.device.type, enabled=False)
+    with torch.no_grad(), evaluating(net), no_tf32, no_autocast:
+        return net(x)
