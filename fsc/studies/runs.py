@@ -84,7 +84,7 @@ def prepare(bench: Bench, runs: Iterable[Run]) -> Bench:
                 settings[family, run.ratio] = f"{type(err).__name__}: {err}"
     if bench.timed is None and any(family == "blocks" and isinstance(n, int) for (family, _), n in settings.items()):
         teacher = clone(bench.teacher).eval().requires_grad_(False)
-        names = droppable_blocks(teacher, example)
+        names = droppable_blocks(teacher, example=example)
         bench = replace(bench, timed=savings("study", teacher, names, example, quiet, threads=1))
     if bench.answers is not None:
         return replace(bench, settings=settings)
