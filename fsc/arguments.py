@@ -2,6 +2,7 @@
 
 import difflib
 import functools
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,25 @@ def renamed(**now: str) -> Callable:
                 if old in kwargs:
                     warn(f"{old}= is now called {new}=; the next release knows {new}= only.", FutureWarning)
                     kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return accepting
+
+    return accept
+
+
+def by_keyword(name: str) -> Callable:
+    """Accept for a release, with a warning, one positional argument too many: `name` is now keyword-only."""
+
+    def accept(function: Callable) -> Callable:
+        parameters = inspect.signature(function).parameters.values()
+        most = sum(parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters)
+
+        @functools.wraps(function)
+        def accepting(*args: Any, **kwargs: Any) -> Any:
+            if len(args) == most + 1 and name not in kwargs:
+                warn(f"{function.__name__}: write {name}=...; soon only that works.", FutureWarning)
+                *args, kwargs[name] = args
             return function(*args, **kwargs)
 
         return accepting
@@ -164,3 +184,9 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """The end of an error message, ' Did you mean "..."?' with the most similar known word, or ""."""
     close = difflib.get_close_matches(str(word), list(known), n=1)
     return f' Did you mean "{close[0]}"?' if close else ""
+
+
+def near(word: str, known: Iterable[str], n: int = 3) -> str:
+    """For an error message: "Near it: a, b, c", the known words most like `word`, at most `n`; or nothing."""
+    close = difflib.get_close_matches(str(word), list(known), n=n)
+    return f"Near it: {', '.join(close)}" if close else ""

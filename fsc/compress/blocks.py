@@ -1,119 +1,98 @@
-"""Block dropping: which blocks a net can do without, and the net with `nn.Identity` in their place."""
+"""Block dropping: the blocks that a network can do without, and the network with `nn.Identity` instead."""
 
 import copy
-import difflib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-import torch
 from torch import Tensor, fx, nn
+from torch.utils.hooks import RemovableHandle
 
-from fsc.arguments import check_images
+from fsc.arguments import by_keyword, check_images, near, renamed
 from fsc.graph.module_regions import Region, has_shortcut, regions
-from fsc.graph.tracing import trace
-from fsc.runtime import clone, device_of, evaluating, public
-from fsc.surgery.exactness import NotExact
+from fsc.graph.tracing import module_of, trace
+from fsc.runtime import clone, public
+from fsc.surgery.exactness import check_same, edited_output, expected_output, hooked
 from fsc.surgery.recipe import apply_edit, with_edit
 
 
 @public
-def droppable_blocks(net: nn.Module, example: Tensor | None = None) -> list[str]:
-    """The blocks that can be left out and leave a network that still computes something alike, in order of execution.
-
-    The rule knows no architecture: a module with a conv inside that reads one tensor, hands on one of the same shape,
-    is called once, and adds to what it reads: a shortcut leads from what goes in to what comes out. Of modules inside
-    each other it is the innermost. For ResNets, MobileNetV2 and their like these are the blocks of the PRACTISE paper,
-    and the first of a stage, too, where it changes no shape.
+def drop_blocks(teacher: nn.Module, names: Sequence[str], *, example: Tensor | None = None) -> nn.Module:
+    """A copy of the teacher with `nn.Identity` in place of the named blocks; other modules keep their names.
 
     Args:
-        net: any CNN that `torch.fx` traces, a student too.
+        teacher: any CNN that `torch.fx` traces; not changed. If it is a student, its recipe is continued.
+        names: from `droppable_blocks`, or of any modules that read one tensor and keep its shape.
+        example: (N, C, H, W), needed only for nets that take no usual image size.
+
+    Returns:
+        The student, in eval mode, where the teacher lives, its parameters trainable, its recipe attached.
+        Its weights are the teacher's; `fskd` and `mir` recover it.
+
+    Raises:
+        ValueError: a name that does not exist or comes twice; a module that cannot be dropped, and why.
+        NotTraceable: `torch.fx` cannot follow the net.
+        NotExact: the student is not the teacher whose blocks pass on what they read.
+
+    >>> student = fsc.drop_blocks(teacher, ["layer1.1", "layer2.2"])
+    >>> student.layer1[1]
+    Identity()
+    """
+    names = _checked_names(names)
+    if example is not None:
+        check_images(example)
+    graph = trace(teacher, example)
+    check_droppable(teacher, graph, names)
+    with hooked(_bypass(teacher, names)):
+        expected = expected_output(teacher, graph.meta["example"])
+    edit = {"edit": "drop_blocks", "asked": {"names": names}, "slices": {}, "dropped": names}
+    student = clone(teacher).eval()
+    apply_edit(student, edit)
+    listed = ", ".join(names)
+    found = edited_output(student, graph.meta["example"], f"with nn.Identity for {listed}",
+                          "Its forward asks more of that module than to be called.")
+    check_same(found, expected, f"the student differs from the teacher with {listed} passed by",
+               "Its forward keeps a block in another place, too.", tolerance=1e-5)
+    return with_edit(student, teacher, edit)
+
+
+@renamed(net="teacher")
+@by_keyword("example")
+@public
+def droppable_blocks(teacher: nn.Module, *, example: Tensor | None = None) -> list[str]:
+    """The names of the blocks that can be dropped, in order of execution; a list that is never empty.
+
+    The rule knows no architecture. A block is a module with a conv inside that is called once, reads one
+    tensor, and makes one of the same shape; inside it, a shortcut leads from its input to an add. Where such
+    modules lie inside each other, only the innermost counts. In ResNets, MobileNetV2 and similar networks
+    these are the blocks of the PRACTISE paper, and the first block of a stage, too, if it keeps the shape.
+
+    Args:
+        teacher: any CNN that `torch.fx` traces; a student, too.
         example: (N, C, H, W), needed only for nets that take no usual image size.
 
     Raises:
         NotTraceable: `torch.fx` cannot follow the net.
-        ValueError: there are none; says why.
+        ValueError: there is no such block; says why.
 
     >>> fsc.droppable_blocks(fsc.load_teacher("resnet20", task))[:3]
     ['layer1.0', 'layer1.1', 'layer1.2']
     """
     if example is not None:
         check_images(example)
-    graph = trace(net, example)
-    inside = regions(graph)
-    found = [name for name, region in inside.items() if _is_block(graph, region)]
-    found = [name for name in found if not any(other.startswith(f"{name}.") for other in found)]
-    if not found:
+    graph = trace(teacher, example)
+    with_conv = [region for region in regions(graph).values() if _has_conv(graph, region)]
+    blocks = [r.name for r in with_conv if r.why_not() is None and has_shortcut(graph, r)]
+    if not blocks:
         raise ValueError(
-            f"droppable_blocks: no block of this {type(net).__name__} can be dropped: {_why_none(graph, inside)}.\n"
+            f"no block of this {type(teacher).__name__} can be dropped: {_why_none(with_conv)}.\n"
             f"  drop_blocks takes any module by name whose output has the shape of its input."
         )
-    return sorted(found, key=list(inside).index)
+    return [name for name in blocks if not any(other.startswith(f"{name}.") for other in blocks)]
 
 
-@public
-def drop_blocks(teacher: nn.Module, names: Sequence[str], *, example: Tensor | None = None) -> nn.Module:
-    """A copy of the teacher with `nn.Identity` in the place of the named blocks; all other modules keep their names.
+def without_blocks(net: nn.Module, names: Sequence[str]) -> nn.Module:
+    """The net with `nn.Identity` in place of these modules, in eval mode; it shares the weights of `net`.
 
-    Args:
-        teacher: any CNN that `torch.fx` traces; not changed. A student goes too: its recipe is continued.
-        names: as of `droppable_blocks`; or of any modules that read one tensor and hand on one of the same shape.
-        example: (N, C, H, W), needed only for nets that take no usual image size.
-
-    Returns:
-        The student, in eval mode, where the teacher lives, its parameters trainable, its recipe attached. Every other
-        weight is the teacher's; `fskd` and `mir` recover it.
-
-    Raises:
-        ValueError: a name that there is not, or twice; a module that cannot be left out, with the reason.
-        NotTraceable: `torch.fx` cannot follow the net.
-        NotExact: the student is not the teacher with these blocks passing on what they get.
-
-    >>> student = fsc.drop_blocks(teacher, ["layer1.1", "layer2.2"])
-    >>> student.layer1[1]
-    Identity()
-    """
-    if example is not None:
-        check_images(example)
-    names = _checked_names(names)
-    graph = trace(teacher, example)
-    check_droppable("drop_blocks", teacher, graph, names)
-    edit = {"edit": "drop_blocks", "asked": {"names": names}, "slices": {}, "dropped": names}
-    student = clone(teacher).eval()
-    apply_edit(student, edit)
-    _check_exact(teacher, student, names, graph.meta["example"])
-    return with_edit(student, teacher, edit)
-
-
-def check_droppable(
-    who: str, net: nn.Module, graph: fx.GraphModule, names: Sequence[str], *, together: bool = True
-) -> None:
-    """Refuse names that are not of modules which can be left out, all together or each alone.
-
-    Raises:
-        ValueError: says which name, and why.
-    """
-    modules, inside = dict(net.named_modules()), regions(graph)
-    for name in names:
-        if name not in modules or not name:
-            near = difflib.get_close_matches(name, [other for other in inside if not inside[other].why_not()], n=3)
-            raise ValueError(
-                f'{who}: this {type(net).__name__} has no module "{name}".\n'
-                f"  {'Near it: ' + ', '.join(near) if near else 'fsc.droppable_blocks(net) lists its blocks'}."
-            )
-        why = inside[name].why_not() if name in inside else "the forward computes nothing in it"
-        if isinstance(modules[name], nn.Identity):
-            why = "it is nn.Identity already"
-        if together and (outer := [other for other in names if name.startswith(f"{other}.")]):
-            why = f"it lies inside {outer[0]}, which was named too"
-        if why:
-            raise ValueError(
-                f"{who}: {name} cannot be dropped: {why}.\n  fsc.droppable_blocks(net) lists the blocks that can."
-            )
-
-
-def hollow(net: nn.Module, names: Sequence[str]) -> nn.Module:
-    """The net with `nn.Identity` for these modules, in eval mode; its weights are those of `net`, not copies.
-
-    It is there to measure with. It has no recipe: to it, `net` is the teacher.
+    It serves measurements only, so it has no recipe: `net` is its teacher.
     """
     held = [t for module in net.modules() for t in vars(module).values() if isinstance(t, Tensor)]
     shared = {id(t): t for t in [*net.parameters(), *net.buffers(), *held]}
@@ -123,69 +102,66 @@ def hollow(net: nn.Module, names: Sequence[str]) -> nn.Module:
     return copied.eval()
 
 
-def _is_block(graph: fx.GraphModule, region: Region) -> bool:
-    convs = any(_is_conv(graph, node) for node in region.nodes)
-    return convs and region.why_not() is None and has_shortcut(graph, region)
+def check_droppable(
+    net: nn.Module, graph: fx.GraphModule, names: Sequence[str], *, together: bool = True
+) -> None:
+    """Refuse modules that cannot be dropped, all of them together or each of them alone.
+
+    Raises:
+        ValueError: names the module and the reason.
+    """
+    modules, inside = dict(net.named_modules()), regions(graph)
+    for name in names:
+        if name not in modules or not name:
+            able = [other for other, region in inside.items() if region.why_not() is None]
+            hint = near(name, able) or "fsc.droppable_blocks(net) lists its blocks"
+            raise ValueError(f'this {type(net).__name__} has no module "{name}".\n  {hint}.')
+        outer = [other for other in names if name.startswith(f"{other}.")]
+        if together and outer:
+            why = f"it lies inside {outer[0]}, which was named too"
+        elif isinstance(modules[name], nn.Identity):
+            why = "it is nn.Identity already"
+        else:
+            why = inside[name].why_not() if name in inside else "the forward computes nothing in it"
+        if why:
+            raise ValueError(f"{name} cannot be dropped: {why}.\n  fsc.droppable_blocks(net) lists what can.")
 
 
-def _why_none(graph: fx.GraphModule, inside: dict[str, Region]) -> str:
-    """The one most common reason, as one module of the net shows it."""
-    whole = [r for r in inside.values() if len(r.nodes) > 1 and any(_is_conv(graph, node) for node in r.nodes)]
+def _has_conv(graph: fx.GraphModule, region: Region) -> bool:
+    return any(isinstance(module_of(graph, node), nn.Conv2d) for node in region.nodes)
+
+
+def _why_none(with_conv: list[Region]) -> str:
+    """The most common reason, as one module of the net shows it."""
+    whole = [region for region in with_conv if len(region.nodes) > 1]
     keeping = [region.name for region in whole if region.why_not() is None]
     if keeping:
-        return f"{keeping[0]} hands on the shape that it reads, but adds nothing to it; without it that would be lost"
+        return f"{keeping[0]} keeps the shape of what it reads, but adds nothing to it; there is no shortcut"
     if whole:
-        return f"{whole[-1].name}, for one, cannot: {whole[-1].why_not()}"
+        return f"{whole[-1].name}, for example, cannot: {whole[-1].why_not()}"
     return "it has no module with several operations around a conv"
-
-
-def _is_conv(graph: fx.GraphModule, node: fx.Node) -> bool:
-    return node.op == "call_module" and isinstance(graph.get_submodule(node.target), nn.Conv2d)
 
 
 def _checked_names(names: Sequence[str]) -> list[str]:
     if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f'drop_blocks: asked for {names!r}; names are a list of strings, such as ["layer1.1"].')
+        raise TypeError(f'asked for {names!r}; names are a list of strings, such as ["layer1.1"].')
     names = list(names)
     if not names:
-        raise ValueError("drop_blocks: no names, so nothing would change.\n  fsc.droppable_blocks(net) lists them.")
+        raise ValueError("no names, so nothing would change.\n  fsc.droppable_blocks(net) lists them.")
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f"drop_blocks: named more than once: {', '.join(twice)}.\n  Name each block once.")
+        raise ValueError(f"named more than once: {', '.join(twice)}.\n  Name each block once.")
     return names
 
 
-def _check_exact(teacher: nn.Module, student: nn.Module, names: list[str], example: Tensor) -> None:
-    """The student must compute what the teacher computes when these blocks, untouched, hand on what they read."""
-    wanted, image = _bypassed(teacher, names, example.to(device_of(teacher))), example.to(device_of(student))
-    try:
-        with torch.no_grad():
-            found = student(image)
-    except Exception as err:  # whatever a foreign forward raises when it misses an attribute of its block
-        raise NotExact(
-            f"drop_blocks: {type(student).__name__} does not run with nn.Identity for {', '.join(names)}: {err}\n"
-            f"  Its forward asks more of that module than to be called."
-        ) from err
-    if not torch.allclose(found, wanted, rtol=1e-5, atol=1e-5 * float(wanted.abs().max()), equal_nan=True):
-        raise NotExact(
-            f"drop_blocks: the student's output is off by {float((found - wanted).abs().max()):.2g} from the teacher's "
-            f"with {', '.join(names)} passed by.\n  Its forward keeps a block in another place, too."
-        )
-
-
-def _bypassed(net: nn.Module, names: list[str], x: Tensor) -> Tensor:
-    before: dict[nn.Module, Tensor] = {}
+def _bypass(net: nn.Module, names: list[str]) -> Iterator[RemovableHandle]:
+    """Hooks of `net`; with them, these modules run but pass on what they read."""
+    read: dict[nn.Module, Tensor] = {}
 
     def enter(module: nn.Module, args: tuple) -> tuple:
-        before[module] = args[0]
+        read[module] = args[0]
         return (args[0].clone(), *args[1:])  # the block may work in place
 
-    modules = [net.get_submodule(name) for name in names]
-    handles = [module.register_forward_pre_hook(enter) for module in modules]
-    handles += [module.register_forward_hook(lambda module, args, out: before.pop(module)) for module in modules]
-    try:
-        with torch.no_grad(), evaluating(net):
-            return net(x)
-    finally:
-        for handle in handles:
-            handle.remove()
+    for module in map(net.get_submodule, names):
+        yield module.register_forward_pre_hook(enter)
+        yield module.register_forward_hook(lambda module, args, out: read.pop(module))

@@ -1,15 +1,13 @@
-"""How much to take away so that a given share of the MACs goes: for each family of students, what comes closest."""
+"""Find the pruning ratio, or the number of blocks, that removes a given share of the MACs."""
 
-import bisect
-import functools
-import itertools
 import warnings
 from fractions import Fraction
+from itertools import pairwise
 
 from torch import Tensor, nn
 
 from fsc.compress.blocks import drop_blocks, droppable_blocks
-from fsc.compress.channel_groups import find_cells
+from fsc.compress.channel_groups import find_groups
 from fsc.compress.filters import prune_filters
 from fsc.graph.channels import follow_channels
 from fsc.graph.tracing import trace
@@ -17,10 +15,13 @@ from fsc.measure.quality import cost
 
 
 def filters_to_prune(teacher: nn.Module, ratio: float, example: Tensor) -> float:
-    """The ratio of `prune_filters` with which the share of MACs that goes is as near to `ratio` as it can be.
+    """The ratio for `prune_filters` that removes a share of the MACs as near as possible to `ratio`.
 
-    The number of filters that go from a layer changes only at certain ratios; between two of them all students have the
-    same shape. Of these shapes the nearest is found by bisection.
+    The number of filters changes only at certain ratios, because round(ratio * n) of n filters go. In a layer
+    of 4 filters none goes below 1/8, one from 1/8 to 3/8, two from 3/8 to 5/8 and three from 5/8 to 7/8.
+    Beyond 7/8 the layer would be empty. A net with this layer and one of 2 filters has the edges 1/8, 1/4,
+    3/8, 5/8 and 3/4; beyond 3/4 its second layer would be empty. So it has four different students, and the
+    middles between the edges, 3/16, 5/16, 1/2 and 11/16, make one each. Bisection finds the nearest of them.
 
     Args:
         ratio: share of the MACs of one image, inside (0, 1).
@@ -32,48 +33,53 @@ def filters_to_prune(teacher: nn.Module, ratio: float, example: Tensor) -> float
     >>> filters_to_prune(teacher, 0.5, task.example)
     0.515625
     """
-    sizes = {len(cell.labels) for cell in find_cells(follow_channels(trace(teacher, example)), coupled=False)}
-    # Of n filters round(ratio * n) go, so that the number changes half-way; beyond `most` a layer would be empty.
-    most = min((1 - Fraction(1, 2 * n) for n in sizes), default=Fraction(0))
-    changes = {Fraction(2 * k + 1, 2 * n) for n in sizes for k in range(n)}
-    edges = [*sorted(edge for edge in changes if edge < most), most]
-    settings = [float(low + high) / 2 for low, high in itertools.pairwise(edges)] or [ratio]
-    whole = cost(teacher, example).macs
-
-    @functools.cache
-    def gone(setting: float) -> float:
-        return 1 - cost(prune(teacher, setting, example), example).macs / whole
-
-    at = bisect.bisect_left(settings, ratio, key=gone)
-    return min(settings[max(at - 1, 0) : at + 1], key=lambda setting: abs(gone(setting) - ratio))
+    groups = find_groups(follow_channels(trace(teacher, example)), coupled=False)
+    sizes = {len(group.labels) for group in groups}
+    edges = sorted({Fraction(2 * k + 1, 2 * n) for n in sizes for k in range(n)})
+    last = 1 - Fraction(1, 2 * min(sizes, default=1))
+    middles = [float(low + high) / 2 for low, high in pairwise(edge for edge in edges if edge <= last)]
+    middles = middles or [ratio]  # no ratio works: the error of prune_filters says why
+    macs = cost(teacher, example).macs
+    removed: dict[float, float] = {}  # ratio -> the share of the MACs that it removes
+    low, high = 0, len(middles)
+    while low < high:
+        middle = (low + high) // 2
+        student = prune(teacher, middles[middle], example)
+        removed[middles[middle]] = 1 - cost(student, example).macs / macs
+        if removed[middles[middle]] < ratio:
+            low = middle + 1
+        else:
+            high = middle
+    return min(sorted(removed), key=lambda tried: abs(removed[tried] - ratio))
 
 
 def blocks_to_drop(teacher: nn.Module, ratio: float, example: Tensor) -> int:
-    """How many blocks, of the mean MACs of those that can be dropped, are nearest to a share `ratio` of all MACs.
+    """The number of blocks that removes a share of the MACs as near as possible to `ratio`.
 
-    Which blocks they are is for `practise` to choose; where they differ in MACs, what is reached depends on it.
+    It counts with the mean MACs of the blocks that can be dropped. `practise` chooses which ones go; where
+    they differ in MACs, the share that is really removed depends on that choice.
 
     Raises:
         ValueError: no block of this network can be dropped.
     """
-    names = droppable_blocks(teacher, example)
-    whole = cost(teacher, example).macs
+    names = droppable_blocks(teacher, example=example)
+    macs = cost(teacher, example).macs
     left = [cost(drop_blocks(teacher, [name], example=example), example).macs for name in names]
-    mean = 1 - sum(left) / len(left) / whole
-    return min(range(1, len(names) + 1), key=lambda blocks: abs(blocks * mean - ratio))
+    mean = 1 - sum(left) / len(left) / macs
+    return min(range(1, len(names) + 1), key=lambda count: abs(count * mean - ratio))
 
 
 def prune(teacher: nn.Module, setting: float, example: Tensor) -> nn.Module:
-    """`prune_filters` without its remarks: in a search nobody has asked for this very ratio."""
+    """`prune_filters` without its warnings: in a search nobody has asked for this very ratio."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return prune_filters(teacher, setting, example=example)
 
 
 def prune_macs(teacher: nn.Module, ratio: float, example: Tensor) -> nn.Module:
-    """A copy of the teacher without its weakest filters, and without as nearly a share `ratio` of its MACs as can be.
+    """A copy of the teacher without its weakest filters, and so without about a share `ratio` of its MACs.
 
-    It is what the methods of a study that repair pruned networks start from; for a method of your own, too.
+    The methods of a study that repair pruned networks start from it; so can a method of your own.
 
     >>> student = prune_macs(teacher, 0.5, images)
     """

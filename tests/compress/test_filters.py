@@ -1,4 +1,4 @@
-"""Filter pruning: slices equal zeroed channels on random nets, Torch-Pruning's slices, and every refusal in words."""
+"""Filter pruning: slices equal zeroed channels, and Torch-Pruning's slices; refusals say why."""
 
 import copy
 
@@ -7,11 +7,15 @@ import torch
 import torch_pruning
 import torchvision
 from helpers.random_nets import random_nets
+from helpers.small_nets import head
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 
 import fsc
+from fsc.compress.channel_groups import Group, find_groups
+from fsc.graph.channels import follow_channels
+from fsc.graph.tracing import trace
 from fsc.inputs.nets import NETS
 from fsc.runtime import fingerprint
 
@@ -26,9 +30,10 @@ def with_zeroed_channels(net, student):
     for shown, source in net.shows().items():
         kept, module = kept_of(student, source), net.get_submodule(source)
         if kept is not None:
-            mask = torch.zeros(module.out_channels if isinstance(module, nn.Conv2d) else module.num_features).double()
+            channels = module.out_channels if isinstance(module, nn.Conv2d) else module.num_features
+            mask = torch.zeros(channels, 1, 1).double()
             mask[kept] = 1
-            zeroed.get_submodule(shown).register_forward_hook(lambda m, i, out, mask=mask: out * mask[:, None, None])
+            zeroed.get_submodule(shown).register_forward_hook(lambda m, i, out, mask=mask: out * mask)
     return zeroed
 
 
@@ -54,9 +59,9 @@ def removed_channels(teacher, student):
 
 
 @pytest.mark.parametrize("arch, coupled", [
-    ("resnet18", False), ("resnet18", True), ("vgg11_bn", False), ("mobilenet_v2", False), ("mobilenet_v2", True),
-    ("squeezenet1_1", False), ("densenet121", False), ("googlenet", False),
-])  # fmt: skip
+    ("resnet18", False), ("resnet18", True), ("vgg11_bn", False), ("mobilenet_v2", False),
+    ("mobilenet_v2", True), ("squeezenet1_1", False), ("densenet121", False), ("googlenet", False),
+])
 @pytest.mark.filterwarnings("ignore:prune_filters")
 def test_slices_equal_those_of_torch_pruning(arch, coupled):
     torch.manual_seed(0)
@@ -81,17 +86,23 @@ def test_slices_equal_those_of_torch_pruning(arch, coupled):
 
 
 def test_the_filters_of_lowest_l1_norm_go():
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-                        nn.Linear(2, 2)).eval()
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3), *head(2)).eval()
     net[0].weight.data = torch.tensor([3.0, -1.0, 0.5, -2.0])[:, None, None, None].expand(4, 3, 3, 3).clone()
     assert kept_of(fsc.prune_filters(net, 0.5), "0").tolist() == [0, 3]
-    assert kept_of(fsc.prune_filters(net, 0.5, criterion=lambda conv, bn: torch.arange(4.0)), "0").tolist() == [2, 3]
+    student = fsc.prune_filters(net, 0.5, criterion=lambda conv, bn: torch.arange(4.0))
+    assert kept_of(student, "0").tolist() == [2, 3]
+
+
+@pytest.mark.parametrize("conv_groups, labels", [(1, [[3, 4, 5, 6]]), (2, [[3, 4], [5, 6]])])
+def test_channels_of_the_same_places_are_one_group(conv_groups, labels):
+    reader = nn.Conv2d(4, 2, 3, groups=conv_groups)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), reader).eval()
+    assert find_groups(follow_channels(trace(net)), coupled=False) == [Group(["0"], of) for of in labels]
 
 
 def test_a_masked_channel_still_speaks_through_batchnorm():
-    """A channel whose weights are zero still emits relu(beta) = 2, and the next conv weighs it with 3: 6 too much."""
-    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 1, 1), nn.AdaptiveAvgPool2d(1),
-                        nn.Flatten(), nn.Linear(1, 1)).eval()  # fmt: skip
+    """A channel with zero weights still emits relu(beta) = 2; the next conv multiplies it by 3."""
+    net = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 1, 1), *head(1)).eval()
     net[1].bias.data[:] = 2.0
     net[3].weight.data[:] = 3.0
     net[0].weight.data[:, 0, 0, 0] = torch.tensor([1.0, 0.1])
@@ -129,7 +140,8 @@ def test_ratios_by_name_prune_the_named_convs_only():
 
 def test_random_filters_follow_the_seed():
     teacher = NETS["resnet20"](10)
-    kept = [kept_of(fsc.prune_filters(teacher, 0.5, criterion="random", seed=s), "layer3.0.conv1") for s in (0, 0, 1)]
+    students = [fsc.prune_filters(teacher, 0.5, criterion="random", seed=seed) for seed in (0, 0, 1)]
+    kept = [kept_of(student, "layer3.0.conv1") for student in students]
     assert torch.equal(kept[0], kept[1]) and not torch.equal(kept[0], kept[2])
 
 
@@ -141,13 +153,13 @@ def test_the_bn_criterion_ranks_by_the_scale():
 
 
 @pytest.mark.parametrize("ratio, words", [
-    (0, "not inside (0, 1)"), (1, "not inside (0, 1)"), (-0.1, "not inside (0, 1)"), (1.5, "not inside (0, 1)"),
-    (float("nan"), "not inside (0, 1)"), ("half", "not inside (0, 1)"),
+    *[(ratio, "not inside (0, 1)") for ratio in (0, 1, -0.1, 1.5, float("nan"), "half")],
     (0.99, "leaves layer1.0.conv1 with 0 of 16 filters"), (0.001, "removes nothing"),
-    ({"layer9.conv1": 0.5}, 'has no module "layer9.conv1"'), ({"layer1.0.conv3": 0.5}, "Near it: layer1.0.conv1"),
+    ({"layer9.conv1": 0.5}, 'has no module "layer9.conv1"'),
+    ({"layer1.0.conv3": 0.5}, "Near it: layer1.0.conv1"),
     ({"layer1.0.conv2": 0.5}, "layer1.0.conv2 cannot be pruned"), ({"bn1": 0.5}, "bn1 cannot be pruned"),
     ({}, "names no conv"),
-])  # fmt: skip
+])
 def test_a_ratio_that_cannot_be_meant_is_refused(ratio, words):
     with pytest.raises(ValueError) as caught:
         fsc.prune_filters(NETS["resnet20"](10), ratio)
@@ -171,9 +183,11 @@ def test_coupled_pruning_says_what_stays_and_why():
 
 
 @pytest.mark.parametrize("criterion, words", [
-    ("l3", 'There are "l1", "l2", "bn", "random"'), (lambda conv, bn: torch.ones(3), "asked for 16 finite scores"),
-    (lambda conv, bn: 1.0, "gave float"), (lambda conv, bn: conv.weight.flatten(1).sum(1) / 0, "finite scores"),
-])  # fmt: skip
+    ("l3", 'There are "l1", "l2", "bn", "random"'),
+    (lambda conv, bn: torch.ones(3), "asked for 16 finite scores"),
+    (lambda conv, bn: 1.0, "gave float"),
+    (lambda conv, bn: conv.weight.flatten(1).sum(1) / 0, "finite scores"),
+])
 def test_a_criterion_that_does_not_score_filters_is_refused(criterion, words):
     with pytest.raises(ValueError) as caught:
         fsc.prune_filters(NETS["resnet20"](10), 0.5, criterion=criterion)

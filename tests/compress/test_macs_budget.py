@@ -1,7 +1,8 @@
-"""How much to take away: no other setting of a family comes closer to the share of the MACs that was asked for."""
+"""The MACs budget: no other ratio, or number of blocks, comes closer to the share that was asked for."""
 
 import pytest
 import torch
+from helpers.small_nets import head
 from torch import nn
 
 import fsc
@@ -11,12 +12,12 @@ from fsc.inputs.nets import NETS
 
 @pytest.mark.filterwarnings("ignore:prune_filters")
 def test_no_ratio_of_filters_comes_closer_to_a_share_of_the_macs():
-    """Layers of 7, 5 and 4 filters: every ratio of a net that is fine enough to tell apart all numbers of filters."""
+    """The layers have 7, 5 and 4 filters. Ratios in steps of 1/70 reach every possible number of filters."""
     torch.manual_seed(0)
     teacher = nn.Sequential(
-        nn.Conv2d(3, 7, 3), nn.ReLU(), nn.Conv2d(7, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 3),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2),
-    ).eval()  # fmt: skip
+        nn.Conv2d(3, 7, 3), nn.ReLU(), nn.Conv2d(7, 5, 3), nn.ReLU(), nn.Conv2d(5, 4, 3), nn.ReLU(),
+        nn.Conv2d(4, 2, 3), *head(2, 2),
+    ).eval()
     example = torch.randn(1, 3, 12, 12)
     whole = fsc.cost(teacher, example).macs
 
@@ -31,11 +32,11 @@ def test_no_ratio_of_filters_comes_closer_to_a_share_of_the_macs():
 
 @pytest.mark.parametrize("ratio, blocks", [(0.01, 1), (0.15, 1), (0.25, 2), (0.3, 3), (0.5, 4), (0.9, 7)])
 def test_the_number_of_blocks_comes_closest_to_a_share_of_the_macs(ratio, blocks):
-    """Each of ResNet-20's seven blocks that can go has 2 x 9 x 16 x 16 x 32 x 32 of its 40,551,040 MACs: 11.64 %."""
+    """Each of seven blocks that can go has 2 x 9 x 16^2 x 32^2 of ResNet-20's 40,551,040 MACs: 11.64 %."""
     assert blocks_to_drop(NETS["resnet20"](10).eval(), ratio, torch.randn(1, 3, 32, 32)) == blocks
 
 
 def test_a_layer_of_one_filter_is_refused_in_the_words_of_pruning():
-    net = nn.Sequential(nn.Conv2d(3, 1, 3), nn.ReLU(), nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+    net = nn.Sequential(nn.Conv2d(3, 1, 3), nn.ReLU(), nn.Conv2d(1, 2, 3), *head(2)).eval()
     with pytest.raises(ValueError, match="prune_filters: .* removes nothing"):
         prune_macs(net, 0.5, torch.randn(1, 3, 8, 8))

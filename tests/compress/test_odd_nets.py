@@ -1,4 +1,4 @@
-"""Pruning nets that are out of the ordinary: right, refused in words, or left whole and said so."""
+"""Unusual networks: each is pruned correctly, or refused with a reason, or left whole with a warning."""
 
 import copy
 import os
@@ -8,21 +8,12 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from helpers.small_nets import head, plain
 from torch import nn
 
 import fsc
 from fsc.inputs.nets import NETS
 from fsc.runtime import fingerprint
-
-
-def head(c: int) -> list[nn.Module]:
-    return [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(c, 4)]
-
-
-def plain(*middle: nn.Module) -> nn.Sequential:
-    """conv 3 -> 8, whatever comes between, conv 8 -> 6, a classifier."""
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 8, 3), *middle, nn.Conv2d(8, 6, 3), nn.ReLU(), *head(6)).eval()
 
 
 def test_the_bn_criterion_asks_the_norm_right_behind_each_conv():
@@ -125,7 +116,7 @@ def test_other_precisions_are_pruned_as_they_are(dtype):
 def test_a_net_whose_outputs_are_all_zero_cannot_be_checked_and_says_so():
     net = plain(nn.ReLU())
     nn.init.zeros_(net[-1].weight), nn.init.zeros_(net[-1].bias)
-    with pytest.warns(UserWarning, match="the slice could not be checked"):
+    with pytest.warns(UserWarning, match="the edit could not be checked"):
         fsc.prune_filters(net, 0.5)
 
 
@@ -150,7 +141,10 @@ def test_keyword_calls_are_followed():
     assert fsc.prune_filters(Spelled().eval(), 0.5).a.out_channels == 4
 
 
-@pytest.mark.parametrize("ratio", [np.float32(0.5), np.float64(0.5), torch.tensor(0.5), {"0": np.float32(0.5)}])
+HALVES = [np.float32(0.5), np.float64(0.5), torch.tensor(0.5), {"0": np.float32(0.5)}]
+
+
+@pytest.mark.parametrize("ratio", HALVES)
 def test_numbers_of_every_kind_are_ratios_and_can_be_saved(ratio, tmp_path):
     student = fsc.prune_filters(plain(nn.ReLU()), ratio, seed=np.int64(3), coupled=np.bool_(False))
     assert fsc.save(student, tmp_path / "s").is_file() and student[0].out_channels == 4
@@ -161,12 +155,12 @@ def test_numbers_of_every_kind_are_ratios_and_can_be_saved(ratio, tmp_path):
     (lambda net: fsc.prune_filters(nn.Conv2d, 0.5), TypeError, "got the class Conv2d"),
     (lambda net: fsc.prune_filters(net, 0.5, example=[1]), TypeError, "images must be a tensor"),
     (lambda net: fsc.prune_filters(net, 0.5, example=torch.zeros(0, 3, 32, 32)), ValueError, "N at least 1"),
-    (lambda net: fsc.prune_filters(net, 0.5, example=torch.full((1, 3, 9, 9), float("nan"))), ValueError, "NaN"),
+    (lambda net: fsc.prune_filters(net, 0.5, example=torch.full((1, 3, 9, 9), torch.nan)), ValueError, "NaN"),
     (lambda net: fsc.prune_filters(net, {1: 0.5}), ValueError, 'has no module "1"'),
     (lambda net: fsc.prune_filters(net, 0.5, criterion=["l1"]), ValueError, "unknown criterion"),
     (lambda net: fsc.kept_channels(net, "nothing"), ValueError, "no module of that name"),
     (lambda net: fsc.kept_channels(net, "0", "output"), ValueError, "the sides are 'out' and 'in'"),
-])  # fmt: skip
+])
 def test_what_is_no_network_image_or_name_is_refused_in_words(call, error, words):
     with pytest.raises(error) as caught:
         call(NETS["vgg9"](10).eval() if words.startswith('has') else plain(nn.ReLU()))
@@ -196,6 +190,6 @@ def test_a_student_with_a_new_head_is_not_loaded_as_the_old_one(tmp_path):
 def test_heads_of_training_only_are_named():
     teacher = torchvision.models.googlenet(weights=None, init_weights=False).eval()
     before = fingerprint(copy.deepcopy(teacher))
-    with pytest.warns(UserWarning, match="aux1.conv.conv.*the forward does not use them in eval mode"):
+    with pytest.warns(UserWarning, match="aux1.conv.conv.*the forward does not use it in eval mode"):
         fsc.prune_filters(teacher, 0.5)
     assert fingerprint(teacher) == before

@@ -1,4 +1,4 @@
-"""The published CIFAR-10 networks, pruned: what is left on real images, exactness, saving, one table of it all."""
+"""The published CIFAR-10 networks, pruned: accuracy on real images, exactness, saving, and one table."""
 
 import pytest
 import torch
@@ -21,9 +21,10 @@ def teacher(request, task):
 
 
 def by_hand(teacher, student, images):
-    """The pruned network rebuilt from the teacher's own weights, with nothing but indexing and torch.nn.functional."""
+    """The pruned network, rebuilt from the teacher's weights by indexing and torch.nn.functional alone."""
     def norm(x, bn, kept=slice(None)):
-        return F.batch_norm(x, bn.running_mean[kept], bn.running_var[kept], bn.weight[kept], bn.bias[kept], eps=bn.eps)
+        mean, var, weight, bias = (t[kept] for t in (bn.running_mean, bn.running_var, bn.weight, bn.bias))
+        return F.batch_norm(x, mean, var, weight, bias, eps=bn.eps)
 
     x = F.relu(norm(F.conv2d(images, teacher.conv1.weight, padding=1), teacher.bn1))
     for stage in ("layer1", "layer2", "layer3"):
@@ -40,7 +41,7 @@ def by_hand(teacher, student, images):
     return F.linear(x.mean((2, 3)), teacher.linear.weight, teacher.linear.bias)
 
 
-def test_half_the_filters_gone_is_the_network_rebuilt_by_hand_and_costs_tens_of_points(task, teacher):
+def test_with_half_the_filters_gone_it_is_the_network_rebuilt_by_hand_and_loses_accuracy(task, teacher):
     student = fsc.prune_filters(teacher, 0.5)
     images = task.test.images[:64]
     with torch.no_grad():
@@ -57,8 +58,7 @@ def test_a_pruned_published_network_survives_saving(task, teacher, tmp_path):
     assert fsc.agreement(loaded, student, task.test) == 1.0
 
 
-def test_it_is_pruned_from_other_peoples_photographs_too(real_data, teacher):
-    """A flat folder without labels: no accuracy, but teacher and student can be held against each other."""
+def test_on_photographs_without_labels_teacher_and_student_can_be_compared(real_data, teacher):
     photographs = fsc.load_task("folder", root=real_data / "natural-32" / "images", like="cifar10")
     student = fsc.prune_filters(teacher, 0.5)
     assert 0.05 < fsc.agreement(student, teacher, photographs.train) < 0.9

@@ -1,4 +1,4 @@
-"""Every CNN classifier of torchvision, the smallest of its kind: pruned and counted, or refused with the reason."""
+"""The smallest CNN classifier of every family of torchvision: pruned and counted, or refused in words."""
 
 import re
 import warnings
@@ -11,10 +11,10 @@ from torch import nn
 
 import fsc
 
-# The smallest member of every convolutional family in torchvision.models; what is no CNN classifier has no place here.
-FAMILIES = """alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet inception_v3 mnasnet0_5
-mobilenet_v2 mobilenet_v3_small regnet_x_400mf regnet_y_400mf resnet18 resnet50 resnext50_32x4d shufflenet_v2_x0_5
-squeezenet1_1 vgg11 vgg11_bn wide_resnet50_2""".split()
+# The smallest member of every convolutional family in torchvision.models.
+FAMILIES = """alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet inception_v3
+mnasnet0_5 mobilenet_v2 mobilenet_v3_small regnet_x_400mf regnet_y_400mf resnet18 resnet50 resnext50_32x4d
+shufflenet_v2_x0_5 squeezenet1_1 vgg11 vgg11_bn wide_resnet50_2""".split()
 README = Path(__file__).parents[2] / "README.md"
 
 
@@ -31,7 +31,8 @@ def counted(net: nn.Module, x: torch.Tensor) -> tuple[int, int]:
     def count(module, args, out):
         nonlocal macs
         if isinstance(module, nn.Conv2d):
-            macs += out[0].numel() * module.in_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
+            height, width = module.kernel_size
+            macs += out[0].numel() * module.in_channels // module.groups * height * width
         else:
             macs += out[0].numel() * module.in_features
 
@@ -78,4 +79,5 @@ def test_no_family_of_torchvision_is_left_out():
         return torchvision.models.get_model_builder(arch).__module__.rpartition(".")[2]
 
     everything = {family(arch) for arch in torchvision.models.list_models(torchvision.models)}
-    assert everything - {"vision_transformer", "swin_transformer", "maxvit"} == {family(arch) for arch in FAMILIES}
+    transformers = {"vision_transformer", "swin_transformer", "maxvit"}
+    assert everything - transformers == {family(arch) for arch in FAMILIES}
