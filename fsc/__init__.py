@@ -21,7 +21,8 @@ _HOMES = {
     "compress.blocks": ["droppable_blocks", "drop_blocks"],
     "recover.fskd": ["fskd", "error_map"],
     "recover.mir": ["mir"],
-    "recover.practise": ["recoverability", "practise"],
+    "recover.recoverability": ["recoverability"],
+    "recover.practise": ["practise"],
     "recover.baselines": ["finetune", "distill"],
     "studies.study": ["study"],
 }

@@ -32,7 +32,7 @@ from fsc.runtime import (
     track,
     warn,
 )
-from fsc.surgery.recipe import recipe_of, teacher_of, with_edit
+from fsc.surgery.recipe import recipe_of, teacher_fingerprint, with_edit
 
 FOLDS = 5
 """Number of parts of the few images. Each part is held out once, to judge a fit to the other parts."""
@@ -325,7 +325,7 @@ def _check_finite(site: Site, sums: lstsq.Sums) -> None:
 
 def _warn_of_another_teacher(teacher: nn.Module, student: nn.Module, kept: Kept | None) -> None:
     sliced = any(edit.get("slices") for edit in recipe_of(student))
-    if kept is None and sliced and teacher_of(student) != fingerprint(teacher):
+    if kept is None and sliced and teacher_fingerprint(student) != fingerprint(teacher):
         warn(
             "the student's recipe was made for another teacher (its SHA-256 differs from this one's), so the "
             "filters that it kept may not be the ones that it names.\n"

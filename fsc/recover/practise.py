@@ -15,7 +15,7 @@ from fsc.recover.fskd import fskd
 from fsc.recover.mir import mir
 from fsc.recover.recoverability import check_method, check_timed, latency_saved, recoverability
 from fsc.runtime import Progress, frozen_copy, public
-from fsc.surgery.recipe import put_in_front, set_aside, with_edit
+from fsc.surgery.recipe import recipe_in_front, set_aside, with_edit
 
 
 @renamed(blocks="count")
@@ -73,8 +73,7 @@ def practise(
     >>> student = fsc.practise(teacher, few, count=3)
     >>> fsc.report_of(student, "practise").query("chosen").block
     """
-    images, source = check_images(images), frozen_copy(teacher)
-    earlier = set_aside(source)                         # the recipe of a teacher that is a student itself
+    images, source = check_images(images), set_aside(frozen_copy(teacher))
     names = _check_asked(source, images, count, latency_reduction, method, recover, mimic_steps)
     if timed is None:
         timed = latency_saved(source, names, images[:1], progress=progress)
@@ -98,7 +97,7 @@ def practise(
     if mimic_steps:
         student = mir(source, student, images, steps=mimic_steps, lr=lr, batch_size=batch_size, seed=seed,
                       progress=progress)
-    return put_in_front(student, earlier)
+    return recipe_in_front(student, teacher)            # of a teacher that is a student itself
 
 
 def _choose(
