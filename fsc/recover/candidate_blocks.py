@@ -10,6 +10,7 @@ from fsc.compress.blocks import without_blocks
 from fsc.graph.backbone import cut_backbone
 from fsc.graph.module_regions import regions
 from fsc.graph.stepwise import Stepwise
+from fsc.recover.training import mean_squared
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,3 @@ def merely_dropped(teacher: Stepwise, candidate: Candidate, trial: Trial) -> dic
         found.append(without.finish(chunk))
     images = sum(len(chunk) for chunk in trial.chunks)
     return {"dropped_mse": trial.losses(found)[0], "cosine": float(sum(cosines)) / images}
-
-
-def mean_squared(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
-    """The mean of the squared differences over all of N, C, H and W; NaN where there are no tensors."""
-    errors = [(a - b).double().square().sum() for a, b in zip(found, wanted, strict=True)]
-    return float(sum(errors)) / sum(a.numel() for a in wanted) if errors else float("nan")

@@ -133,8 +133,7 @@ def _fskd_sgd(pair: "Pair", student: nn.Module, training: Training) -> nn.Module
         after = lstsq.relative(lstsq.squared_error(sums, fit), sums)
         rows.append(_error_row(site, sums) | {"error_after": after})
         pair.merge(site, fit, sums)
-    settings = {name: getattr(training, name) for name in ("steps", "lr", "batch_size", "seed")}
-    return pair.finished(student, rows, {"method": "sgd"} | settings)
+    return pair.finished(student, rows, {"method": "sgd"} | training.asked())
 
 
 @public
