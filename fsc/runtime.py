@@ -6,6 +6,8 @@ import functools
 import hashlib
 import os
 import platform
+import secrets
+import shutil
 import sys
 import traceback
 import warnings
@@ -153,6 +155,26 @@ def track(total: int, progress: Progress | None) -> Iterator[int]:
 
 def quiet(done: int, total: int) -> None:
     """The `progress` of work whose steps nobody wants to see."""
+
+
+@contextlib.contextmanager
+def written_whole(path: str | os.PathLike) -> Iterator[Path]:
+    """Give a temporary path in the folder of `path`; the file written there becomes `path` at the end.
+
+    So `path` is complete at any moment: a reader finds the old file or the new one. After an error the old file
+    is as it was, and the temporary one is gone. The new file keeps the permissions of the file that it replaces.
+    """
+    path = Path(path)
+    beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        yield beside
+        with open(beside, "r+b") as file:
+            os.fsync(file.fileno())  # otherwise a power cut could leave an empty file of the right name
+        if path.exists():
+            shutil.copymode(path, beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def fingerprint(model: nn.Module) -> str:

@@ -18,7 +18,7 @@ COLUMNS, KEY = ("name", "number", "value", "error"), ("name", "number")
 
 
 def new(path):
-    return Store(path, COLUMNS, KEY, who="study")
+    return Store(path, COLUMNS, KEY)
 
 
 def row(number, **cells):
@@ -117,7 +117,7 @@ def refused(path, content, words):
     path.write_bytes(content)
     with pytest.raises(ValueError) as caught:
         new(path)
-    assert str(caught.value).startswith("study: ") and str(path) in str(caught.value)
+    assert str(path) in str(caught.value)
     for word in (*words, "The file is left as it is"):
         assert word in str(caught.value)
     assert path.read_bytes() == content
@@ -136,9 +136,9 @@ def test_a_damaged_line_in_the_midst_is_refused(path):
     ("# fsc study, format 2\nname,number\n", ["another version of fsc, in 'fsc study, format 2'", "study, format 1'"]),
     ("# fsc study, format 1\nname,number,value,colour\n", ["other columns: colour too many, error missing"]),
     ("# fsc study, format 1\nname,number,error,value\n", ["in another order"]),
-    ("name,number,value,error\na,1,2,\n", ["none of its stores", "'name,number,value,error'"]),
-    ("# by hand\nname,number,value,error\n", ["none of its stores", "'# by hand'"]),
-    ("a letter", ["none of its stores", "'a letter'"]),
+    ("name,number,value,error\na,1,2,\n", ["not a store of fsc", "'name,number,value,error'"]),
+    ("# by hand\nname,number,value,error\n", ["not a store of fsc", "'# by hand'"]),
+    ("a letter", ["not a store of fsc", "'a letter'"]),
 ])  # fmt: skip
 def test_a_file_of_another_version_or_make_is_left_alone(path, content, words):
     refused(path, content.encode(), words)
@@ -180,7 +180,7 @@ def test_a_spreadsheet_s_line_ends_are_taken(path):
 WRITER = """
 import sys
 from fsc.studies.csv_store import Store
-store = Store(sys.argv[1], ("name", "number", "value", "error"), ("name", "number"), who="study")
+store = Store(sys.argv[1], ("name", "number", "value", "error"), ("name", "number"))
 print("ready", flush=True)
 for number in range(int(sys.argv[2])):
     store.add({"name": "a", "number": number, "value": number / 7, "error": "x" * 5000})
@@ -203,7 +203,7 @@ def test_processes_that_write_at_once_write_every_row_once(path):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-@pytest.mark.filterwarnings("ignore:study. the last line")
+@pytest.mark.filterwarnings("ignore:the last line")
 def test_a_process_killed_in_the_midst_of_writing_loses_at_most_that_row(path):
     for _ in range(3):
         process = writer(path, 100_000)

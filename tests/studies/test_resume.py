@@ -9,7 +9,7 @@ from helpers.toy_study import mine, toy_latency, toy_net, toy_study, toy_task
 import fsc
 from fsc.compress.macs_budget import prune_macs
 from fsc.studies import study as sweeps
-from fsc.studies.methods import code_of
+from fsc.studies.provenance import code_of
 
 QUIET = {"progress": lambda done, total: None}
 LATENCY = ["latency_ms", "latency_ratio", "latency_low", "latency_high"]

@@ -167,8 +167,8 @@ def test_a_network_without_filters_to_prune_can_still_be_studied_with_your_own_m
     ({"methods": ["something"]}, ValueError, '{"something": function}'),
     ({"methods": [lambda t, i, r: t]}, ValueError, "needs a name that fits into a line; found '<lambda>'"),
     ({"methods": [{"two\nlines": mine}]}, ValueError, "fits into a line"),
-    ({"methods": [{"fskd": mine}]}, ValueError, 'two methods of the name "fskd"'),
-    ({"methods": [mine, {"mine": returns_none}]}, ValueError, 'two methods of the name "mine"'),
+    ({"methods": [{"fskd": mine}]}, ValueError, 'two methods have the name "fskd"'),
+    ({"methods": [mine, {"mine": returns_none}]}, ValueError, 'two methods have the name "mine"'),
     ({"methods": [{"mine": 3}]}, TypeError, "the method 'mine' is a int; asked for a name or a function"),
     ({"methods": [3]}, TypeError, "is a int; asked for a name or a function"),
 ])  # fmt: skip
