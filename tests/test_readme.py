@@ -17,7 +17,7 @@ PAGES = [ROOT / "README.md", ROOT / "data" / "README.md"]
 
 def script(name: str):
     if str(SCRIPTS) not in sys.path:
-        sys.path.insert(0, str(SCRIPTS))  # as for a script that is run there: they use each other
+        sys.path.insert(0, str(SCRIPTS))  # as for a script that is run there: they import each other
     spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -35,7 +35,7 @@ def test_the_embedded_data_shows_what_photographs_show():
     """Half the filters cost tens of points, 50 images do not bring them back, 500 bring more (means of 5 draws)."""
     import pandas as pd
 
-    rows = pd.read_csv(script("measure_methods").STORE, comment="#")
+    rows = pd.read_csv(ROOT / "data" / "studies" / "methods.csv", comment="#")
     for name in ("shapes", "cifar10"):
         part = rows[(rows.task == name) & (rows.arch == "resnet20") & (rows.ratio.isna() | (rows.ratio == 0.5))]
         mean = {m: part[part.method == m].accuracy.mean() for m in ("teacher", "none")}

@@ -33,27 +33,27 @@ def small_net() -> nn.Module:
 
 
 def test_the_class_of_the_draw_is_missing_or_has_nine_tenths(sources, task):
-    missing = sources.draw("a class missing", 50, 3, task, None)
+    missing = sources.sample_of("a class missing", 50, 3, task, None)
     assert len(missing) == 50 and (missing.labels != 3).all()
-    one = sources.draw("90 % one class", 50, 3, task, None)
+    one = sources.sample_of("90 % one class", 50, 3, task, None)
     assert len(one) == 50 and (one.labels == 3).sum() == 45
 
 
 def test_a_draw_without_a_class_keeps_the_other_images_of_that_draw(sources, task):
-    whole, missing = task.sample(50, seed=0), sources.draw("a class missing", 50, 0, task, None)
+    whole, missing = task.sample(50, seed=0), sources.sample_of("a class missing", 50, 0, task, None)
     assert set(whole.indices[whole.labels != 0].tolist()) <= set(missing.indices.tolist())
 
 
 @pytest.mark.parametrize("source", ["gaussian noise", "1/f noise", "dead leaves"])
 def test_a_source_without_data_is_normalised_like_images_and_follows_its_seed(source, sources, task):
-    one, again, other = (sources.draw(source, 20, seed, task, None).images for seed in (0, 0, 1))
+    one, again, other = (sources.sample_of(source, 20, seed, task, None).images for seed in (0, 0, 1))
     assert one.shape == (20, 3, 32, 32) and abs(one.mean()) < 0.2 and 0.8 < one.std() < 1.3
     assert torch.equal(one, again) and not torch.equal(one, other)
 
 
 def test_neighbouring_pixels_are_alike_but_for_gaussian_noise(sources, task):
     def likeness(source):
-        x = sources.draw(source, 20, 0, task, None).images
+        x = sources.sample_of(source, 20, 0, task, None).images
         return float(torch.corrcoef(torch.stack([x[..., 1:].flatten(), x[..., :-1].flatten()]))[0, 1])
 
     assert abs(likeness("gaussian noise")) < 0.05 < 0.3 < min(likeness("1/f noise"), likeness("dead leaves"))
@@ -77,5 +77,5 @@ def test_inverted_images_are_nearer_and_the_noise_and_the_network_stay_as_they_w
 
 def test_other_peoples_images_are_left_out_where_there_are_none(sources, task, monkeypatch):
     monkeypatch.delenv("FSC_REAL_DATA", raising=False)
-    assert sources.draw("photographs", 5, 0, task, None) is None
-    assert sources.draw("drawings", 5, 0, task, None) is None  # the drawings' own are not other people's
+    assert sources.sample_of("photographs", 5, 0, task, None) is None
+    assert sources.sample_of("drawings", 5, 0, task, None) is None  # the drawings' own are not other people's
