@@ -7,7 +7,7 @@ import hashlib
 import os
 import platform
 import secrets
-import shutil
+import stat
 import sys
 import traceback
 import warnings
@@ -162,16 +162,18 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
     """Give a temporary path in the folder of `path`; the file written there becomes `path` at the end.
 
     So `path` is complete at any moment: a reader finds the old file or the new one. After an error the old file
-    is as it was, and the temporary one is gone. The new file keeps the permissions of the file that it replaces.
+    is as it was, and the temporary one is gone. The new file gets the permissions of the file that it replaces,
+    or those of any new file.
     """
     path = Path(path)
     beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
+    beside.touch(exist_ok=False)
+    mode = (path if path.exists() else beside).stat().st_mode
     try:
         yield beside
         with open(beside, "r+b") as file:
             os.fsync(file.fileno())  # otherwise a power cut could leave an empty file of the right name
-        if path.exists():
-            shutil.copymode(path, beside)
+        beside.chmod(stat.S_IMODE(mode))  # some writers, such as safetensors, let nobody else read
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)

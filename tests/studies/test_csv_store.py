@@ -1,4 +1,4 @@
-"""The store: what goes in comes out of pandas, and neither kills nor neighbours nor strange files spoil it."""
+"""The store: pandas reads what was written, and kills, other processes and strange files do no harm."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ def path(tmp_path):
     return tmp_path / "rows.csv"
 
 
-def test_pandas_reads_the_rows_in_one_line_with_their_types(path):
+def test_pandas_reads_the_rows_with_their_types(path):
     store = new(path)
     assert [store.add(row(i)) for i in range(3)] == [True, True, True]
     table = read(path)
@@ -44,7 +44,8 @@ def test_pandas_reads_the_rows_in_one_line_with_their_types(path):
 
 
 @pytest.mark.parametrize("text", [
-    "a, b", 'he said "no"', "# no comment", 'RuntimeError: 3 "x", # 4', "über", "'", "50 %", "-", "=1+1", "a;b", "\\n",
+    "a, b", 'he said "no"', "# no comment", 'RuntimeError: 3 "x", # 4', "über", "'", "50 %", "-", "=1+1",
+    "a;b", "\\n",
 ])  # fmt: skip
 def test_any_text_comes_out_as_it_went_in(path, text):
     new(path).add(row(1, name=text, error=text))
@@ -123,7 +124,7 @@ def refused(path, content, words):
     assert path.read_bytes() == content
 
 
-def test_a_damaged_line_in_the_midst_is_refused(path):
+def test_a_damaged_line_before_the_last_is_refused(path):
     store = new(path)
     for number in range(3):
         store.add(row(number))
@@ -133,7 +134,8 @@ def test_a_damaged_line_in_the_midst_is_refused(path):
 
 
 @pytest.mark.parametrize("content, words", [
-    ("# fsc study, format 2\nname,number\n", ["another version of fsc, in 'fsc study, format 2'", "study, format 1'"]),
+    ("# fsc study, format 2\nname,number\n",
+     ["another version of fsc, in 'fsc study, format 2'", "study, format 1'"]),
     ("# fsc study, format 1\nname,number,value,colour\n", ["other columns: colour too many, error missing"]),
     ("# fsc study, format 1\nname,number,error,value\n", ["in another order"]),
     ("name,number,value,error\na,1,2,\n", ["not a store of fsc", "'name,number,value,error'"]),
@@ -149,6 +151,14 @@ def test_a_place_where_no_file_can_be_is_refused(tmp_path):
         new(tmp_path / "nowhere" / "rows.csv")
     with pytest.raises(FileNotFoundError, match="is a folder"):
         new(tmp_path)
+
+
+def test_a_new_file_says_on_its_third_line_what_it_is_about(path):
+    for about in ("measured by hand", "another"):
+        store = Store(path, COLUMNS, KEY, about)
+        store.add(row(1))
+        store.add(row(2))
+    assert path.read_text().splitlines()[2] == "# measured by hand" and read(path).number.tolist() == [1, 2]
 
 
 def test_an_empty_file_is_a_new_store(path):
@@ -204,7 +214,7 @@ def test_processes_that_write_at_once_write_every_row_once(path):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 @pytest.mark.filterwarnings("ignore:the last line")
-def test_a_process_killed_in_the_midst_of_writing_loses_at_most_that_row(path):
+def test_a_process_killed_while_it_writes_loses_at_most_that_row(path):
     for _ in range(3):
         process = writer(path, 100_000)
         before = path.stat().st_size if path.exists() else 0

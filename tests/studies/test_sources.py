@@ -1,4 +1,4 @@
-"""Images that are not those of the task, as data/scripts/measure_sources.py makes them: what each source promises."""
+"""Images from other sources than the task, as data/scripts/measure_sources.py makes them."""
 
 import sys
 from pathlib import Path
@@ -10,13 +10,13 @@ from torch import nn
 import fsc
 from fsc.recover.norms import renew_norms
 
-DATA = Path(__file__).resolve().parents[2] / "data" / "scripts"
+SCRIPTS = Path(__file__).resolve().parents[2] / "data" / "scripts"
 
 
 @pytest.fixture(scope="module")
 def sources():
-    if str(DATA) not in sys.path:
-        sys.path.insert(0, str(DATA))
+    if str(SCRIPTS) not in sys.path:
+        sys.path.insert(0, str(SCRIPTS))
     import measure_sources
 
     return measure_sources
@@ -29,17 +29,18 @@ def task():
 
 def small_net() -> nn.Module:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)).eval()
+    layers = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8)
+    return nn.Sequential(*layers).eval()
 
 
-def test_the_class_of_the_draw_is_missing_or_has_nine_tenths(sources, task):
+def test_the_class_of_the_seed_is_missing_or_has_nine_tenths(sources, task):
     missing = sources.sample_of("a class missing", 50, 3, task, None)
     assert len(missing) == 50 and (missing.labels != 3).all()
     one = sources.sample_of("90 % one class", 50, 3, task, None)
     assert len(one) == 50 and (one.labels == 3).sum() == 45
 
 
-def test_a_draw_without_a_class_keeps_the_other_images_of_that_draw(sources, task):
+def test_a_sample_without_a_class_keeps_the_other_images_of_that_seed(sources, task):
     whole, missing = task.sample(50, seed=0), sources.sample_of("a class missing", 50, 0, task, None)
     assert set(whole.indices[whole.labels != 0].tolist()) <= set(missing.indices.tolist())
 
@@ -63,7 +64,7 @@ def test_images_whose_statistics_are_stored_are_at_distance_zero(sources):
     net, images = small_net(), torch.randn(16, 3, 8, 8)
     renew_norms(net, images, batch_size=16)
     assert sources.distance(net, images) < 1e-4
-    net[-1].running_mean.add_((net[-1].running_var + net[-1].eps).sqrt())  # of the last of two norms: one sd off
+    net[-1].running_mean.add_((net[-1].running_var + net[-1].eps).sqrt())  # one of two norms: one sd off
     assert float(sources.distance(net, images).detach()) == pytest.approx(0.5, abs=0.01)
 
 
@@ -72,7 +73,8 @@ def test_inverted_images_are_nearer_and_the_noise_and_the_network_stay_as_they_w
     before, weights = noise.clone(), {name: tensor.clone() for name, tensor in net.state_dict().items()}
     found = sources.invert(net, noise, steps=20, lr=0.1)
     assert sources.distance(net, found) < 0.5 * sources.distance(net, noise)
-    assert torch.equal(noise, before) and all(torch.equal(t, weights[name]) for name, t in net.state_dict().items())
+    assert torch.equal(noise, before)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in net.state_dict().items())
 
 
 def test_other_peoples_images_are_left_out_where_there_are_none(sources, task, monkeypatch):
