@@ -196,3 +196,26 @@ def clone(net: nn.Module) -> nn.Module:
     for parameter in copied.parameters():
         parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
     return copied
+
+
+def frozen_copy(net: nn.Module) -> nn.Module:
+    """A deep copy in eval mode whose parameters do not train: a teacher to compute with, the original left as it is."""
+    return clone(net).eval().requires_grad_(False)
+
+
+def same_requires_grad(net: nn.Module, like: nn.Module) -> None:
+    """Set `requires_grad` of every parameter of `net` to that of the same parameter of `like`, a network of equal structure."""
+    for parameter, model in zip(net.parameters(), like.parameters(), strict=True):
+        parameter.requires_grad_(model.requires_grad)
+
+
+@contextlib.contextmanager
+def own_randomness(device: torch.device, seed: int) -> Iterator[None]:
+    """Seed torch's global generators of the CPU and of `device` for a while; restore their states at the end."""
+    gpus = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(gpus):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU of the machine
+        for gpu in gpus:
+            with torch.cuda.device(gpu):
+                torch.cuda.manual_seed(seed)
+        yield

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from fsc.runtime import Progress
+from fsc.runtime import Progress, own_randomness
 
 _ONE_AT_A_TIME = threading.Lock()  # torch's generators and its number of threads belong to the whole process
 
@@ -72,15 +72,3 @@ def _no_lost_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGINT, handler)
     if interrupts:
         raise KeyboardInterrupt
-
-
-@contextlib.contextmanager
-def own_randomness(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed torch's global generators of the CPU and of `device`; restore their states afterwards."""
-    gpus = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(gpus):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU of the machine
-        for gpu in gpus:
-            with torch.cuda.device(gpu):
-                torch.cuda.manual_seed(seed)
-        yield

@@ -14,7 +14,7 @@ from fsc.compress.macs_budget import blocks_to_drop, filters_to_prune, prune
 from fsc.inputs.tasks import Images, Task
 from fsc.measure.quality import cost
 from fsc.recover.recoverability import savings
-from fsc.runtime import Progress, clone, device_of, evaluating, fingerprint, quiet
+from fsc.runtime import Progress, device_of, evaluating, fingerprint, frozen_copy, quiet, same_requires_grad
 from fsc.studies.isolation import halting, isolated
 from fsc.studies.methods import METHODS, Method
 from fsc.studies.provenance import code_of, digest_of, provenance, structure_of
@@ -88,7 +88,7 @@ def prepare(bench: Bench, runs: Iterable[Run]) -> Bench:
     bench = replace(bench, settings=settings)
     counts = [setting for (family, _), setting in settings.items() if family == "blocks"]
     if bench.timed is None and any(isinstance(count, int) for count in counts):
-        teacher = clone(bench.teacher).eval().requires_grad_(False)
+        teacher = frozen_copy(bench.teacher)
         names = droppable_blocks(teacher, example)
         bench = replace(bench, timed=savings("study", teacher, names, example, quiet, threads=1))
     if bench.predictions is None:
@@ -131,9 +131,8 @@ def do(
 def _make(bench: Bench, run: Run, setting: float | None, progress: Progress) -> tuple[nn.Module, float]:
     """The student, and the seconds of the method alone: sampling the images and pruning come before it."""
     method = bench.methods[run.method]
-    teacher = clone(bench.teacher).eval()  # a copy: whatever a method does to it harms no other run
-    for mine, its in zip(teacher.parameters(), bench.teacher.parameters(), strict=True):
-        mine.requires_grad_(its.requires_grad)
+    teacher = frozen_copy(bench.teacher)  # a copy: whatever a method does to it harms no other run
+    same_requires_grad(teacher, bench.teacher)
     few = None if run.samples is None else bench.task.sample(run.samples, seed=run.seed)
     if few is not None:
         _ = few.images  # decodes them
