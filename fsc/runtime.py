@@ -1,4 +1,4 @@
-"""Where things run and how they report: device, seed, budget, progress, evaluation mode."""
+"""Device, seed and budget; names in errors and warnings; progress; evaluation mode; copies of networks."""
 
 import contextlib
 import copy
@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -28,10 +29,16 @@ _RUNNING: ContextVar[str] = ContextVar("name of the public function that runs", 
 
 
 def public(function: Callable) -> Callable:
-    """Mark a function as public: its name stands in front of the errors, warnings and progress bars from inside it.
+    """Mark a function as public: its name then opens the errors, warnings and progress bars from inside it.
 
-    This is the one border where errors get a name; no function below is told who called it. Where one public function
-    calls another, the inner one gives its name. Errors that other packages raise pass through as they are.
+    This is the one border where errors get a name; no function below is told who called it. Where one public
+    function calls another, the inner one gives its name. Only errors that this package raises itself are
+    changed: an error of torch, or of a function that the user passed in, goes through as it is. Methods can
+    be marked, and `__init__`, which gives the name of its class. Generator functions cannot: their body runs
+    after the call has returned.
+
+    >>> fsc.fskd(teacher, student, few.images[:0])
+    ValueError: fskd: images have shape (0, 3, 32, 32); asked for (N, C, H, W) with N at least 1.
     """
     name = function.__qualname__.removesuffix(".__init__")
 
@@ -50,29 +57,30 @@ def public(function: Callable) -> Callable:
 
 
 def _put_name_on(err: Exception, name: str) -> None:
-    *_, (frame, _) = traceback.walk_tb(err.__traceback__)
-    raised_here = frame.f_globals.get("__name__", "").startswith("fsc.")
-    if raised_here and not hasattr(err, "named_by") and len(err.args) == 1 and isinstance(err.args[0], str):
+    *_, (frame, _) = traceback.walk_tb(err.__traceback__)  # the frame that raised it
+    is_refusal = isinstance(err, TypeError | ValueError | OSError | FloatingPointError) and _is_ours(frame)
+    if is_refusal and not hasattr(err, "named_by") and len(err.args) == 1:
         err.named_by = name
-        if not err.args[0].startswith(f"{name}: "):
+        if not str(err.args[0]).startswith(f"{name}: "):
             err.args = (f"{name}: {err.args[0]}",)
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return frame.f_globals.get("__name__", "").startswith("fsc.")
 
 
 def warn(text: str, category: type[Warning] = UserWarning) -> None:
     """Warn in the name of the public function that runs; the warning points at the line that called it."""
-    frame, depth, outermost = sys._getframe(), 0, 0
-    while frame is not None:
-        depth += 1
-        if frame.f_globals.get("__name__", "").startswith("fsc."):
-            outermost = depth
-        frame = frame.f_back
+    stack = traceback.walk_stack(sys._getframe())
+    ours = [depth for depth, (frame, _) in enumerate(stack, 1) if _is_ours(frame)]
     name = _RUNNING.get()
-    warnings.warn(f"{name}: {text}" if name and not text.startswith(f"{name}: ") else text, category, stacklevel=outermost + 1)
+    text = f"{name}: {text}" if name and not text.startswith(f"{name}: ") else text
+    warnings.warn(text, category, stacklevel=max(ours) + 1)
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What `setup` found: what a reader quotes beside a number."""
+    """The machine and the budget that `setup` found: what a reader quotes beside a number."""
 
     device: torch.device
     budget: str
@@ -88,7 +96,8 @@ class Setup:
 def setup(seed: int = 0) -> Setup:
     """Seed torch for the notebook's own cells; print device, versions and budget; return them.
 
-    The budget is "full" where there is a GPU and "quick" elsewhere; the environment variable FSC_BUDGET overrides it.
+    The budget is "full" where there is a GPU and "quick" elsewhere; the environment variable FSC_BUDGET
+    overrides it.
 
     Raises:
         ValueError: FSC_BUDGET is neither "quick" nor "full".
@@ -100,13 +109,14 @@ def setup(seed: int = 0) -> Setup:
     budget = os.environ.get("FSC_BUDGET", "full" if device.type == "cuda" else "quick")
     if budget not in ("quick", "full"):
         raise ValueError(
-            f'setup: unknown budget "{budget}".\n'
+            f'unknown budget "{budget}".\n'
             f'  Found in the environment variable FSC_BUDGET; it is "quick" or "full".\n'
             f"  Unset it, or set one of the two."
         )
-    versions = {"python": platform.python_version()} | {p: version(p) for p in ("fsc", "torch", "torchvision")}
-    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"device   {device} ({where})")
+    packages = ("fsc", "torch", "torchvision")
+    versions = {"python": platform.python_version()} | {name: version(name) for name in packages}
+    cpu = f"CPU, {torch.get_num_threads()} threads"
+    print(f"device   {device} ({torch.cuda.get_device_name(device) if device.type == 'cuda' else cpu})")
     print("versions " + ", ".join(f"{name} {number}" for name, number in versions.items()))
     print(f"budget   {budget}; seed {seed}")
     return Setup(device, budget, seed, versions)
@@ -123,14 +133,14 @@ def device_of(model: nn.Module) -> torch.device:
 
 
 def data_dir() -> Path:
-    """The folder `data/` of the project: beside the package in a checkout, inside it when installed from a wheel."""
+    """The project's folder `data/`: beside the package in a checkout, inside it if installed from a wheel."""
     inside = Path(__file__).parent / "_data"
     return inside if inside.is_dir() else Path(__file__).parent.parent / "data"
 
 
 @contextlib.contextmanager
 def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Put every submodule in eval mode, and back in its own mode afterwards, whatever happens in between."""
+    """Put every submodule in eval mode, and give each its own mode back at the end, after an error too."""
     was = [(module, module.training) for model in models for module in model.modules()]
     for model in models:
         model.eval()
@@ -142,19 +152,25 @@ def evaluating(*models: nn.Module) -> Iterator[None]:
 
 
 def track(total: int, progress: Progress | None) -> Iterator[int]:
-    """Count 0 .. total - 1 and report after each step: to `progress`, or to a bar of `tqdm.auto` where it is None."""
+    """Count 0 .. total - 1 and report each step: to `progress`, or to a bar of `tqdm.auto` if it is None."""
     if progress is None:
         from tqdm.auto import tqdm
 
-        yield from tqdm(range(total), desc=_RUNNING.get(), leave=False, delay=0.5)  # no flicker where work is short
+        # The delay: no flicker where work is short.
+        yield from tqdm(range(total), desc=_RUNNING.get(), leave=False, delay=0.5)
         return
     for step in range(total):
         yield step
         progress(step + 1, total)
 
 
+def nested(progress: Progress | None, part: int, parts: int) -> Progress | None:
+    """The `progress` of one of several equal parts of the work, number `part` of `parts`; None stays None."""
+    return None if progress is None else lambda done, total: progress(part * total + done, parts * total)
+
+
 def quiet(done: int, total: int) -> None:
-    """The `progress` of work whose steps nobody wants to see."""
+    """Show nothing: the `progress` of work whose steps nobody wants to see."""
 
 
 @contextlib.contextmanager
@@ -180,7 +196,7 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def fingerprint(model: nn.Module) -> str:
-    """SHA-256 over the names, shapes and bytes of all parameters and buffers: which network, with which weights."""
+    """SHA-256 over the names, shapes and bytes of all parameters and buffers of a network."""
     digest = hashlib.sha256()
     for name, tensor in model.state_dict().items():
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
@@ -189,9 +205,10 @@ def fingerprint(model: nn.Module) -> str:
 
 
 def clone(net: nn.Module) -> nn.Module:
-    """A deep copy whose parameters train: the start of every student. The original is left as it is."""
-    # Features that a forward kept belong to its autograd graph and cannot be copied as they are.
-    kept = [t for module in net.modules() for t in vars(module).values() if isinstance(t, Tensor) and not t.is_leaf]
+    """A deep copy of the network, with parameters that can be trained: every student starts as one."""
+    # deepcopy refuses a tensor of an autograd graph, which a module may have kept from its last forward pass.
+    values = [value for module in net.modules() for value in vars(module).values()]
+    kept = [value for value in values if isinstance(value, Tensor) and not value.is_leaf]
     copied = copy.deepcopy(net, {id(tensor): tensor.detach().clone() for tensor in kept})
     for parameter in copied.parameters():
         parameter.requires_grad_(parameter.is_floating_point() or parameter.is_complex())
@@ -199,19 +216,19 @@ def clone(net: nn.Module) -> nn.Module:
 
 
 def frozen_copy(net: nn.Module) -> nn.Module:
-    """A deep copy in eval mode whose parameters do not train: a teacher to compute with, the original left as it is."""
+    """A deep copy in eval mode whose parameters do not train: a teacher to compute with."""
     return clone(net).eval().requires_grad_(False)
 
 
 def same_requires_grad(net: nn.Module, like: nn.Module) -> None:
-    """Set `requires_grad` of every parameter of `net` to that of the same parameter of `like`, a network of equal structure."""
-    for parameter, model in zip(net.parameters(), like.parameters(), strict=True):
-        parameter.requires_grad_(model.requires_grad)
+    """Give every parameter of `net` the `requires_grad` of its counterpart in `like`."""
+    for mine, its in zip(net.parameters(), like.parameters(), strict=True):
+        mine.requires_grad_(its.requires_grad)
 
 
 @contextlib.contextmanager
 def own_randomness(device: torch.device, seed: int) -> Iterator[None]:
-    """Seed torch's global generators of the CPU and of `device` for a while; restore their states at the end."""
+    """Seed torch's global generators of the CPU and of `device` for a while; restore them at the end."""
     gpus = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(gpus):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU of the machine
