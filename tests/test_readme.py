@@ -17,7 +17,7 @@ PAGES = [ROOT / "README.md", ROOT / "data" / "README.md"]
 
 def script(name: str):
     if str(SCRIPTS) not in sys.path:
-        sys.path.insert(0, str(SCRIPTS))  # as for a script that is run there: they use each other
+        sys.path.insert(0, str(SCRIPTS))  # as for a script that is run there: they import each other
     spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -32,12 +32,12 @@ def test_measured_tables_are_those_of_the_stored_rows(page):
 
 
 def test_the_embedded_data_shows_what_photographs_show():
-    """Half the filters cost tens of points, 50 images do not bring them back, 500 bring more (means of 5 draws)."""
+    """Half the filters cost tens of points; 50 images do not bring them back, 500 bring more (5 seeds)."""
     import pandas as pd
 
-    rows = pd.read_csv(script("measure_methods").STORE, comment="#")
+    rows = pd.read_csv(ROOT / "data" / "studies" / "methods.csv", comment="#")
     for name in ("shapes", "cifar10"):
-        part = rows[(rows.task == name) & (rows.arch == "resnet20") & (rows.ratio.isna() | (rows.ratio == 0.5))]
+        part = rows[(rows.task == name) & (rows.arch == "resnet20") & rows.ratio.isin([float("nan"), 0.5])]
         mean = {m: part[part.method == m].accuracy.mean() for m in ("teacher", "none")}
         tuned = part[part.method == "finetune"].groupby("samples").accuracy
         assert tuned.count()[50] == tuned.count()[500] == 5
@@ -54,7 +54,7 @@ def test_the_teachers_are_listed_as_they_score():
         assert row, f"data/README.md has no row for {path.stem}"
         net = fsc.load_teacher(path.stem, fsc.load_task("shapes"))
         assert int(row[1].replace(",", "")) == sum(p.numel() for p in net.parameters())
-        assert abs(float(row[2]) / 100 - fsc.accuracy(net, test)) < 0.003  # another CPU's rounding may flip a few
+        assert abs(float(row[2]) / 100 - fsc.accuracy(net, test)) < 0.003  # other CPUs round differently
         assert hashlib.sha256(path.read_bytes()).hexdigest().startswith(row[3])
 
 

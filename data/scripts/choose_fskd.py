@@ -1,90 +1,77 @@
-"""How the defaults of fskd were chosen: by errors on held-out few images, on several networks; no test image is read.
+"""Choose the defaults of fskd by errors on held-out few images, on several networks; no test image is read.
 
     python data/scripts/choose_fskd.py            # measure what is not stored yet, then print the tables
     python data/scripts/choose_fskd.py --table    # print the tables of studies/fskd_defaults.csv only
 
-The few images are split: four fifths are fitted, the rest judges, by the error of the last feature that the student
+Four fifths of the few images are fitted. The rest judges, by the error of the last feature that the student
 shares with its teacher. Photographs are measured where FSC_REAL_DATA names their folder.
 """
 
 import argparse
-from pathlib import Path
+import itertools
+from collections.abc import Iterator
+from functools import cache
 
 import numpy as np
 import pandas as pd
-import torch
-from measure_methods import tasks
+from common import missing, read, store_of, tasks, teacher_of
+from torch import nn
 
 import fsc
-from fsc.recover.fskd import error_map
 from fsc.runtime import quiet
 
-STORE = Path(__file__).parents[1] / "studies" / "fskd_defaults.csv"
 NETS = [("shapes", "resnet20"), ("shapes", "mobilenet"), ("shapes", "vgg9"), ("cifar10", "resnet20"),
         ("cifar10", "resnet32")]  # fmt: skip
 SAMPLES, SEEDS = (50, 500), range(3)
 START = {"method": "closed", "at": "conv", "intercept": True, "ridge": 1e-3, "shortcuts": True}
 KNOBS = {"at": ["block"], "intercept": [False], "shortcuts": [False], "ridge": [0.0, 1e-4, 1e-2, 1e-1]}
-SGD = [{"method": "sgd", "lr": lr, "steps": 100} for lr in (0.02, 0.1, 0.5, 1.0)]
-COLUMNS = ["task", "arch", "samples", "seed", "setting", "held_out_error"]
+RATES = (0.02, 0.1, 0.5, 1.0)
+SETTINGS = {  # name: arguments of fskd; first where the search starts, then one argument changed at a time
+    "start": START,
+    **{f"{knob}={value}": START | {knob: value} for knob, values in KNOBS.items() for value in values},
+    **{f"sgd lr={lr}": {"method": "sgd", "lr": lr, "steps": 100, "at": "conv"} for lr in RATES},
+}
+KEY = ["task", "arch", "samples", "seed", "setting"]
 
 
-def settings() -> dict[str, dict]:
-    """Name -> arguments of fskd: where the search starts, and one argument changed at a time."""
-    one_changed = [(f"{knob}={value}", START | {knob: value}) for knob, values in KNOBS.items() for value in values]
-    trained = [(f"sgd lr={s['lr']}", s | {"at": "conv"}) for s in SGD]
-    return {"start": START} | dict(one_changed) | dict(trained)
+def wanted() -> Iterator[dict]:
+    """The keys of all rows; SGD is measured on ResNet-20 with one seed only."""
+    for (task, arch), samples, seed, setting in itertools.product(NETS, SAMPLES, SEEDS, SETTINGS):
+        closed = SETTINGS[setting]["method"] == "closed"
+        if task in tasks() and (closed or (arch == "resnet20" and seed == 0)):
+            yield dict(zip(KEY, (task, arch, samples, seed, setting), strict=True))
 
 
-def measure() -> None:
-    done = set(read()[COLUMNS[:5]].itertuples(index=False, name=None)) if STORE.exists() else set()
-    loaded = tasks()
-    for name, arch in NETS:
-        if name not in loaded:
-            continue
-        teacher = fsc.load_teacher(arch, loaded[name])
-        student = fsc.prune_filters(teacher, 0.5)
-        for samples in SAMPLES:
-            for seed in SEEDS:
-                images = loaded[name].sample(samples, seed=seed).images
-                fitted, judges = images[: samples * 4 // 5], images[samples * 4 // 5 :]
-                for setting, how in settings().items():
-                    key = (name, arch, samples, seed, setting)
-                    if key in done or (how["method"] == "sgd" and (arch != "resnet20" or seed > 0)):
-                        continue
-                    repaired = fsc.fskd(teacher, student, fitted, **how, progress=quiet)
-                    error = error_map(teacher, repaired, judges, progress=quiet).iloc[-1]
-                    store([*key, f"{error:.5f}"])
+@cache
+def pruned(task: str, arch: str) -> nn.Module:
+    return fsc.prune_filters(teacher_of(task, arch), 0.5)
 
 
-def store(row: list) -> None:
-    if not STORE.exists():
-        STORE.write_text(f"# python data/scripts/choose_fskd.py: fsc {fsc.__version__}, torch {torch.__version__}, CPU\n"
-                         f"{','.join(COLUMNS)}\n")
-    with STORE.open("a") as file:
-        file.write(",".join(map(str, row)) + "\n")
-
-
-def read() -> pd.DataFrame:
-    return pd.read_csv(STORE, comment="#")
+def held_out_error(task: str, arch: str, samples: int, seed: int, setting: str) -> float:
+    images, teacher = tasks()[task].sample(samples, seed=seed).images, teacher_of(task, arch)
+    fitted, held_out = images[: samples * 4 // 5], images[samples * 4 // 5 :]
+    student = fsc.fskd(teacher, pruned(task, arch), fitted, **SETTINGS[setting], progress=quiet)
+    return round(float(fsc.error_map(teacher, student, held_out, progress=quiet).iloc[-1]), 5)
 
 
 def table() -> str:
-    """Mean held-out error over the draws: a row a setting, a column a network and a number of images.
+    """Mean held-out error over the seeds: one row per setting, one column per network and number of images.
 
-    The last column is the geometric mean relative to the first row, over the networks that a row was measured on.
+    The last column is the geometric mean relative to the first row, over the columns that the row has.
     """
-    rows = read()
-    wide = rows.pivot_table(index="setting", columns=["task", "arch", "samples"], values="held_out_error", sort=False)
+    rows, columns = read("fskd_defaults"), ["task", "arch", "samples"]
+    wide = rows.pivot_table(index="setting", columns=columns, values="held_out_error", sort=False)
     overall = np.exp(np.log(wide / wide.loc["start"]).mean(axis=1))
     return pd.concat([wide, overall.rename(("overall", "", ""))], axis=1).round(3).to_string()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--table", action="store_true", help="print the tables from the stored rows; measure nothing")
+    parser.add_argument("--table", action="store_true", help="print the stored tables; measure nothing")
     if not parser.parse_args().table:
-        measure()
+        store = store_of("fskd_defaults", __file__, [*KEY, "held_out_error"], KEY)
+        for row in missing(store, wanted()):
+            store.add(row | {"held_out_error": held_out_error(**row)})
     print(table())
 
 

@@ -1,28 +1,23 @@
-"""Measure how well networks that have lost blocks are recovered with a few images: the rows of studies/blocks.csv.
+"""Measure how networks with dropped blocks are recovered with a few images: the rows of studies/blocks.csv.
 
-    python data/scripts/measure_blocks.py            # drawings; photographs too where FSC_REAL_DATA names their folder
+    python data/scripts/measure_blocks.py            # drawings; with FSC_REAL_DATA photographs too
 
-Some blocks dropped, those of the lowest recoverability in closed form (every block of these networks does the same
-number of MACs, so times, which differ from machine to machine, are left out); 5 draws of the images each. Rows
-are written one by one; a run that was stopped goes on where it was. Nothing here takes gradient descent.
+The blocks of the lowest recoverability in closed form are dropped. Times differ from machine to machine and
+are left out; every block of these networks does the same number of MACs. 5 seeds of the images; no gradient
+descent. A run that was stopped resumes where it was.
 """
 
 import itertools
-import platform
+from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 
-import pandas as pd
-import torch
-from measure_methods import tasks
-from torch import nn
+from common import in_percent, markdown, missing, read, store_of, tasks, teacher_of
 
 import fsc
-from fsc.inputs.tasks import Task
 from fsc.runtime import quiet
 
-STORE = Path(__file__).parents[1] / "studies" / "blocks.csv"
-COLUMNS = ["task", "arch", "method", "samples", "blocks", "seed", "accuracy", "dropped"]
+KEY = ["task", "arch", "method", "samples", "blocks", "seed"]
+COLUMNS = [*KEY, "accuracy", "dropped"]
 METHODS, SEEDS = ("none", "fskd"), range(5)
 GRID = [  # task, network, numbers of blocks, numbers of images
     ("shapes", "resnet20", (1, 2, 3), (50, 500, 100)),
@@ -30,77 +25,57 @@ GRID = [  # task, network, numbers of blocks, numbers of images
 ]
 
 
-def write(*cells) -> None:
-    if not STORE.exists():
-        where = f"fsc {fsc.__version__}, torch {torch.__version__}, {platform.machine()} CPU"
-        STORE.write_text(f"# python data/scripts/measure_blocks.py: {where}\n{','.join(COLUMNS)}\n")
-    with STORE.open("a") as file:
-        file.write(",".join(map(str, cells)) + "\n")
+def wanted() -> Iterator[dict]:
+    """The keys of all rows."""
+    for task, arch, numbers, samples in GRID:
+        if task in tasks():
+            settings = [("teacher", None, 0, None)]
+            settings += [(m, n, b, s) for n, s, b, m in itertools.product(samples, SEEDS, numbers, METHODS)]
+            yield from (dict(zip(KEY, (task, arch, *setting), strict=True)) for setting in settings)
 
 
-def read() -> pd.DataFrame:
-    return pd.read_csv(STORE, comment="#") if STORE.exists() else pd.DataFrame(columns=COLUMNS)
+@cache
+def ranked(task: str, arch: str, samples: int, seed: int) -> list[str]:
+    """The blocks, from the lowest recoverability to the highest."""
+    images = tasks()[task].sample(samples, seed=seed)
+    table = fsc.recoverability(teacher_of(task, arch), images.images, latency=False, progress=quiet)
+    return table.sort_values("score", kind="stable").index.tolist()
 
 
-def measure(name: str, task: Task, arch: str, numbers: tuple[int, ...], samples: tuple[int, ...]) -> None:
-    teacher = fsc.load_teacher(arch, task)
-
-    @cache
-    def ranked(count: int, seed: int) -> list[str]:
-        images = task.sample(count, seed=seed).images
-        table = fsc.recoverability(teacher, images, latency=False, progress=quiet)
-        return table.sort_values("score", kind="stable").index.tolist()
-
-    def recovered(names: list[str], count: int, seed: int) -> nn.Module:
-        images = task.sample(count, seed=seed).images
-        return fsc.fskd(teacher, fsc.drop_blocks(teacher, names), images, progress=quiet)
-
-    @cache
-    def merely(names: tuple[str, ...]) -> float:
-        return fsc.accuracy(fsc.drop_blocks(teacher, names), task.test, progress=quiet)
-
-    there = read()
-    there = there[(there.task == name) & (there.arch == arch)]
-    if not (there.method == "teacher").any():
-        write(name, arch, "teacher", "", 0, "", f"{fsc.accuracy(teacher, task.test, progress=quiet):.4f}", "")
-    done = set(there[["method", "samples", "blocks", "seed"]].dropna().itertuples(index=False, name=None))
-    for count, seed, blocks, method in itertools.product(samples, SEEDS, numbers, METHODS):
-        if (method, count, blocks, seed) in done:
-            continue
-        names = sorted(ranked(count, seed)[:blocks])
-        if method == "none":
-            found = merely(tuple(names))
-        else:
-            found = fsc.accuracy(recovered(names, count, seed), task.test, progress=quiet)
-        write(name, arch, method, count, blocks, seed, f"{found:.4f}", " ".join(names))
+def measured(task: str, arch: str, method: str, samples: int | None, blocks: int, seed: int | None) -> dict:
+    """Make the network and score it: the rest of its row."""
+    student, dropped = teacher_of(task, arch), []
+    if method != "teacher":
+        dropped = sorted(ranked(task, arch, samples, seed)[:blocks])
+        student = fsc.drop_blocks(student, dropped)
+    if method == "fskd":
+        images = tasks()[task].sample(samples, seed=seed).images
+        student = fsc.fskd(teacher_of(task, arch), student, images, progress=quiet)
+    accuracy = fsc.accuracy(student, tasks()[task].test, progress=quiet)
+    return {"accuracy": round(accuracy, 4), "dropped": " ".join(dropped)}
 
 
 def table(task: str, arch: str) -> str:
-    """A row a number of blocks: merely dropped, and recovered, with each number of images."""
-    rows = read()
+    """One row per number of blocks: merely dropped, and recovered, with each number of images."""
+    rows = read("blocks")
     rows = rows[(rows.task == task) & (rows.arch == arch)]
-    numbers = sorted(int(n) for n in rows.samples.dropna().unique())
-    heads = [f"{arch}, {task}: blocks dropped"]
-    heads += [f"{n} images, {what}" for n in numbers for what in ("merely dropped", "recovered")]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
-    for blocks in sorted(rows.blocks[rows.blocks > 0].unique()):
-        cells = [str(blocks)]
-        for n, method in itertools.product(numbers, METHODS):
-            found = 100 * rows[(rows.blocks == blocks) & (rows.samples == n) & (rows.method == method)].accuracy
-            cells.append(f"{found.mean():.1f} ± {found.std():.1f}")
-        lines.append(f"| {' | '.join(cells)} |")
-    teacher = rows[rows.method == "teacher"].accuracy.item()
-    counts = rows[rows.blocks > 0].groupby(["blocks", "samples", "method"]).size()
-    read_as = f"Top-1 accuracy in %, mean ± standard deviation over {counts.min()} draws of the images"
-    read_as += f"; teacher {100 * teacher:.1f}."
-    return "\n".join([*lines, "", read_as])
+    teacher, rows = rows[rows.method == "teacher"].accuracy, rows[rows.method != "teacher"]
+    numbers = sorted(rows.samples.astype(int).unique())
+    heads = [f"{n} images, {what}" for n in numbers for what in ("merely dropped", "recovered")]
+    found = rows.groupby(["blocks", "samples", "method"]).accuracy
+    lines = [
+        [blocks, *(in_percent(found.get_group((blocks, n, m))) for n in numbers for m in METHODS)]
+        for blocks in sorted(rows.blocks.unique())
+    ]
+    caption = f"Top-1 accuracy in %, mean ± standard deviation over {found.size().min()} draws of the images"
+    lines = markdown([f"{arch}, {task}: blocks dropped", *heads], lines)
+    return "\n".join([*lines, "", f"{caption}; teacher {in_percent(teacher)}."])
 
 
 def main() -> None:
-    loaded = tasks()
-    for name, arch, numbers, samples in GRID:
-        if name in loaded:
-            measure(name, loaded[name], arch, numbers, samples)
+    store = store_of("blocks", __file__, COLUMNS, KEY)
+    for row in missing(store, wanted()):
+        store.add(row | measured(**row))
 
 
 if __name__ == "__main__":

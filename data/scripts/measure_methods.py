@@ -1,143 +1,105 @@
 """Measure how every method repairs a pruned network with a few images: the rows of studies/methods.csv.
 
-    python data/scripts/measure_methods.py                  # drawings; photographs too where FSC_REAL_DATA names their folder
-    python data/scripts/measure_methods.py fskd --only "task == 'shapes' and samples < 500"    # this method, these rows
-    python data/scripts/measure_methods.py --table          # print the tables from the stored rows
+    python data/scripts/measure_methods.py            # drawings; with FSC_REAL_DATA photographs too
+    python data/scripts/measure_methods.py --table    # print the tables from the stored rows
+    python data/scripts/measure_methods.py fskd --only "task == 'shapes' and samples < 500"    # some rows
 
-Networks of which 30, 50 or 70 % of the inner filters are gone, 50, 100 and 500 images, 5 draws each. Rows are written
-one by one; a run that was stopped goes on where it was.
+30, 50 or 70 % of the inner filters are removed; 50, 100 and 500 images; 5 seeds each. The ratio is the share
+of filters, not of MACs as in fsc.study, so this study has its own loop. A run that was stopped resumes where
+it was.
 """
 
 import argparse
+import itertools
 import math
-import os
-import platform
 import time
-from functools import partial
-from pathlib import Path
+from collections.abc import Iterator
+from functools import cache
 
 import pandas as pd
-import torch
+from common import from_to, in_percent, markdown, missing, read, store_of, tasks, teacher_of
+from torch import nn
 
 import fsc
-from fsc.inputs.tasks import Task
+from fsc.plots.drawing import NAMES
 from fsc.runtime import quiet
 from fsc.studies.methods import METHODS
 
-STORE = Path(__file__).parents[1] / "studies" / "methods.csv"
 SEEDS, STEPS = range(5), 200
 GRID = [  # task, network, ratios, numbers of images
     ("shapes", "resnet20", (0.5, 0.3, 0.7), (50, 500, 100)),
     ("cifar10", "resnet20", (0.5, 0.3), (50, 500, 100)),
     ("cifar10", "resnet32", (0.5, 0.3), (50, 500, 100)),
 ]
-COLUMNS = ["task", "arch", "method", "samples", "ratio", "seed", "accuracy", "seconds", "steps"]
-NAMES = ["bn", "fskd-published", "fskd", "finetune", "mir", "fskd+mir", "kd", "fskd-sgd"]  # as in fsc.study
+KEY = ["task", "arch", "method", "samples", "ratio", "seed"]
+COLUMNS = [*KEY, "accuracy", "seconds", "steps"]
+FITTED = ["bn", "finetune", "kd", "fskd-sgd", "fskd-published", "fskd", "mir", "fskd+mir"]
 
 
-def tasks() -> dict[str, Task]:
-    found = {"shapes": fsc.load_task("shapes")}
-    if photographs := os.environ.get("FSC_REAL_DATA"):
-        found["cifar10"] = fsc.load_task("folder", root=Path(photographs) / "cifar10-subset", like="cifar10")
-    return found
-
-
-def measure(methods: list[str], only: str | None) -> None:
-    loaded = tasks()
-    for name, arch, ratios, numbers in GRID:
-        if name not in loaded:
+def wanted(methods: list[str], only: str | None) -> Iterator[dict]:
+    """The keys of all rows; of those with images, only the ones of which the query is true."""
+    for task, arch, ratios, numbers in GRID:
+        if task not in tasks():
             continue
-        task = loaded[name]
-        teacher = fsc.load_teacher(arch, task)
-        add(task, lambda teacher=teacher: teacher, only=None, task=name, arch=arch, method="teacher")
-        for ratio in ratios:
-            student = fsc.prune_filters(teacher, ratio)
-            add(task, lambda student=student: student, only=None, task=name, arch=arch, method="none", ratio=ratio)
-            for method in methods:
-                for samples in numbers:
-                    for seed in SEEDS:
-                        few = task.sample(samples, seed=seed)
-                        repair = partial(METHODS[method].make, steps=STEPS, seed=seed, progress=quiet)
-                        made = partial(repair, teacher, student, few)
-                        add(task, made, only=only, task=name, arch=arch, method=method, samples=samples, ratio=ratio,
-                            seed=seed, steps=STEPS if METHODS[method].descends else None)  # fmt: skip
+        settings = [("teacher", None, None, None), *(("none", None, ratio, None) for ratio in ratios)]
+        settings += itertools.product(methods, numbers, ratios, SEEDS)
+        for setting in settings:
+            row = dict(zip(KEY, (task, arch, *setting), strict=True))
+            if row["samples"] is None or not only or len(pd.DataFrame([row]).query(only)):
+                yield row
 
 
-def add(loaded: Task, make, *, only: str | None, **row) -> None:
-    """Make the network, score it, append the row; nothing where the row is there already or was not asked for."""
-    row = dict.fromkeys(COLUMNS) | row
-    if is_stored(row) or (only and pd.DataFrame([row]).query(only).empty):
-        return
-    start = time.perf_counter()
-    network = make()
-    row["seconds"] = round(time.perf_counter() - start, 1)
-    row["accuracy"] = fsc.accuracy(network, loaded.test, progress=quiet)
-    if not STORE.exists():
-        where = f"torch {torch.__version__}, {platform.machine()} CPU, {torch.get_num_threads()} thread(s) a run"
-        STORE.write_text(f"# python data/scripts/measure_methods.py: fsc {fsc.__version__}, {where}\n{','.join(COLUMNS)}\n")
-    with STORE.open("a") as file:
-        file.write(",".join("" if row[column] is None else str(row[column]) for column in COLUMNS) + "\n")
+@cache
+def pruned(task: str, arch: str, ratio: float) -> nn.Module:
+    return fsc.prune_filters(teacher_of(task, arch), ratio)
 
 
-def is_stored(row: dict) -> bool:
-    if not STORE.exists():
-        return False
-    rows = read()
-    for column in ("task", "arch", "method", "samples", "ratio", "seed"):
-        rows = rows[rows[column].isna() if row[column] is None else rows[column] == row[column]]
-    return len(rows) > 0
-
-
-def read() -> pd.DataFrame:
-    return pd.read_csv(STORE, comment="#")
-
-
-WORDS = {
-    "none": "unrepaired", "bn": "BatchNorm re-estimated (control)", "finetune": "fine-tuned with labels (BP)",
-    "kd": "distilled (KD)", "fskd-sgd": "FSKD-SGD", "fskd-published": "FSKD as published", "fskd": "FSKD, our defaults",
-    "mir": "MiR", "fskd+mir": "FSKD, then MiR",
-}  # fmt: skip
+def measured(
+    task: str, arch: str, method: str, samples: int | None, ratio: float | None, seed: int | None
+) -> dict:
+    """Make the network and score it: the rest of its row."""
+    teacher, steps = teacher_of(task, arch), STEPS if METHODS[method].descends else None
+    start = teacher if ratio is None else pruned(task, arch, ratio)
+    few = samples and tasks()[task].sample(samples, seed=seed)
+    begin = time.perf_counter()
+    student = METHODS[method].make(teacher, start, few, steps=STEPS, seed=seed, progress=quiet)
+    seconds = round(time.perf_counter() - begin, 1)
+    accuracy = fsc.accuracy(student, tasks()[task].test, progress=quiet)
+    return {"accuracy": accuracy, "seconds": seconds, "steps": steps}
 
 
 def table(task: str, arch: str, ratio: float, numbers: tuple[int, ...] = (50, 100, 500)) -> str:
-    """A row a method: accuracy at each number of images, mean and spread over the draws, and the seconds."""
-    rows = read()
+    """One row per method: accuracy at each number of images, and the seconds."""
+    rows = read("methods")
     rows = rows[(rows.task == task) & (rows.arch == arch) & (rows.ratio.isna() | (rows.ratio == ratio))]
     counts = rows[rows.samples.notna()].groupby(["method", "samples"]).size()
-    draws = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
-    teacher = 100 * rows[rows.method == "teacher"].accuracy.mean()
-    lines = [
-        f"| {arch}, {ratio:.0%} of the inner filters gone, {task} | " + " | ".join(f"{n} images" for n in numbers)
-        + f" | seconds at {numbers[-1]} |",
-        "|---" * (len(numbers) + 2) + "|",
-        f"| teacher | {' | '.join([f'{teacher:.1f}'] * len(numbers))} | |",
-    ]  # fmt: skip
-    for method, words in WORDS.items():
+    heads = [f"{arch}, {ratio:.0%} of the inner filters gone, {task}", *(f"{n} images" for n in numbers)]
+    lines = [["teacher", *[in_percent(rows[rows.method == "teacher"].accuracy)] * len(numbers), ""]]
+    for method in ("none", *FITTED):
         part = rows[rows.method == method]
         if part.empty:
             continue
-        cells = []
-        for n in numbers:
-            found = 100 * (part if method == "none" else part[part.samples == n]).accuracy
-            spread = f" ± {found.std():.1f}" if len(found) > 1 else ""
-            cells.append("" if found.empty else f"{found.mean():.1f}{spread}")
-        seconds = part[part.samples == numbers[-1]].seconds.median()
-        cells.append("" if math.isnan(seconds) else f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}")
-        lines.append(f"| {words} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", f"Top-1 accuracy in %, mean ± standard deviation over {draws} draws of the images."])
+        at = {n: part if method == "none" else part[part.samples == n] for n in numbers}
+        seconds = part[part.samples == numbers[-1]].seconds.median()  # of "none" there are none
+        spent = "" if math.isnan(seconds) else f"{seconds:.1f}" if seconds < 10 else f"{seconds:.0f}"
+        lines.append([NAMES[method], *(in_percent(found.accuracy) for found in at.values()), spent])
+    caption = f"Top-1 accuracy in %, mean ± standard deviation over {from_to(counts)} draws of the images."
+    return "\n".join([*markdown([*heads, f"seconds at {numbers[-1]}"], lines), "", caption])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("methods", nargs="*", help=f"of {', '.join(NAMES)}; none: all")
-    parser.add_argument("--only", metavar="QUERY", help="rows of which this is true, as pandas.DataFrame.query reads")
-    parser.add_argument("--table", action="store_true", help="print the tables from the stored rows; measure nothing")
+    parser.add_argument("methods", nargs="*", help=f"of {', '.join(FITTED)}; none: all")
+    parser.add_argument("--only", metavar="QUERY", help="only rows that pandas.DataFrame.query(QUERY) finds")
+    parser.add_argument("--table", action="store_true", help="print the stored tables; measure nothing")
     asked = parser.parse_args()
-    if unknown := set(asked.methods) - set(NAMES):
-        parser.error(f"no method {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    if unknown := set(asked.methods) - set(FITTED):
+        parser.error(f"no method {', '.join(unknown)}; there are {', '.join(FITTED)}")
     if not asked.table:
-        measure(asked.methods or NAMES, asked.only)
-    rows = read()
+        store = store_of("methods", __file__, COLUMNS, KEY)
+        for row in missing(store, wanted(asked.methods or FITTED, asked.only)):
+            store.add(row | measured(**row))
+    rows = read("methods")
     for task, arch, ratios, _ in GRID:
         for ratio in sorted(ratios):
             if ((rows.task == task) & (rows.arch == arch) & (rows.ratio == ratio)).any():

@@ -1,32 +1,30 @@
-"""Measure the studies that ship, studies/all_TASK.csv: every method under both knobs, with measured latency.
+"""Measure the studies that ship, studies/all_TASK.csv: every method at many settings, with measured latency.
 
-    python data/scripts/measure_study.py             # drawings; photographs too where FSC_REAL_DATA names their folder
+    python data/scripts/measure_study.py            # drawings; with FSC_REAL_DATA photographs too
     python data/scripts/measure_study.py cifar10     # one of them
-    python data/scripts/measure_study.py --retime    # forget the latencies, and measure those of the stored runs again
-    python data/scripts/measure_study.py --table     # accuracy at about equal measured latency, from the stored rows
+    python data/scripts/measure_study.py --retime    # delete the latencies, and measure them again
+    python data/scripts/measure_study.py --table     # accuracy at about equal latency, from the stored rows
 
-A run that was stopped goes on where it was. Methods with gradient descent have three draws where methods are compared,
-one elsewhere. On a machine with other work the times are not to be trusted.
+A run that was stopped resumes where it was. Methods with gradient descent have three seeds where methods are
+compared, and one elsewhere. On a machine with other work the times are not to be trusted.
 """
 
 import argparse
-import io
-from pathlib import Path
 
 import pandas as pd
 import torch
-from measure_methods import tasks
+from common import STUDIES, from_to, in_percent, markdown, read, tasks, teacher_of
 
 import fsc
-from fsc.inputs.tasks import Task
 from fsc.plots.drawing import NAMES
 from fsc.runtime import quiet
+from fsc.studies.csv_store import Store
 from fsc.studies.methods import METHODS
-from fsc.studies.study import LATENCY
+from fsc.studies.study import COLUMNS, KEY, LATENCY
 
 SAVED, NEAR = (0.1, 0.2, 0.3), 0.05  # shares of the teacher's latency, and how near to them counts
 ARCH, STEPS = "resnet20", 200
-PARTS = [  # methods, numbers of images, shares of the MACs to remove, draws
+PARTS = [  # methods, numbers of images, shares of the MACs to remove, number of seeds
     (["practise-closed", "practise"], [50, 500], [0.1, 0.2, 0.3, 0.5], 3),
     (["bn", "fskd", "fskd-published"], [50, 100, 200, 500], [0.1, 0.2, 0.3, 0.5, 0.7], 3),
     (["finetune", "mir", "fskd+mir"], [50, 500], [0.5], 3),
@@ -35,86 +33,74 @@ PARTS = [  # methods, numbers of images, shares of the MACs to remove, draws
 ]
 
 
-def store_of(task: str) -> Path:
-    return fsc.data_dir() / "studies" / f"all_{task}.csv"
+def study(task: str, seeds: range | list[int], **asked) -> None:
+    asked |= {"store": STUDIES / f"all_{task}.csv", "steps": STEPS, "arch": ARCH}
+    fsc.study(tasks()[task], teacher_of(task, ARCH), seeds=seeds, **asked)
 
 
-def measure(name: str, task: Task) -> None:
-    teacher = fsc.load_teacher(ARCH, task)
-    for methods, samples, ratios, draws in PARTS:
-        fsc.study(task, teacher, methods=methods, samples=samples, ratios=ratios, seeds=range(draws),
-                  store=store_of(name), steps=STEPS, arch=ARCH, jobs=1)  # fmt: skip
+def measure(task: str) -> None:
+    for methods, samples, ratios, seeds in PARTS:
+        study(task, range(seeds), methods=methods, samples=samples, ratios=ratios, jobs=1)
 
 
-def retime(name: str, task: Task) -> None:
+def retime(task: str) -> None:
     """Empty the columns of latency; `fsc.study` measures what is missing there once all runs are stored."""
-    title, rows = store_of(name).read_text().split("\n", 1)
-    rows = pd.read_csv(io.StringIO(rows), dtype=str, keep_default_na=False)
-    rows[LATENCY] = ""
-    store_of(name).write_text(f"{title}\n{rows.to_csv(index=False)}")
-    teacher, stored = fsc.load_teacher(ARCH, task), pd.read_csv(store_of(name), comment="#").dropna(subset="seed")
-    for (method, samples, ratio), mine in sorted(stored.groupby(["method", "samples", "ratio"]), key=cheap_first):
-        fsc.study(task, teacher, methods=[method], samples=[int(samples)], ratios=[ratio], seeds=mine.seed.astype(int),
-                  store=store_of(name), steps=STEPS, arch=ARCH, progress=quiet)  # fmt: skip
+    store = Store(STUDIES / f"all_{task}.csv", COLUMNS, KEY)
+    store.change(lambda row: dict.fromkeys(LATENCY))
+    groups = read(f"all_{task}").dropna(subset="seed").groupby(["method", "samples", "ratio"])
+    for (method, samples, ratio), rows in sorted(groups, key=without_descent_first):
+        seeds, samples = rows.seed.astype(int), [int(samples)]
+        study(task, seeds, methods=[method], samples=samples, ratios=[ratio], progress=quiet)
 
 
-def cheap_first(group: tuple) -> bool:
-    """For to be timed, a network is made again: of those of the same structure, one without gradient descent."""
+def without_descent_first(group: tuple) -> bool:
+    """To be timed, a network is made again: best by a method without gradient descent."""
     return METHODS[group[0][0]].descends
 
 
-def table(name: str, samples: int) -> str:
-    """A row a method: its accuracy at the least compression that, as measured, saves about each share of the time."""
-    rows = pd.read_csv(store_of(name), comment="#")
+def table(task: str, samples: int) -> str:
+    """One row per method: its accuracy where it saves about each share of the measured time."""
+    rows = read(f"all_{task}")
     rows = rows[rows.accuracy.notna() & rows.latency_ratio.notna()]
-    teacher = 100 * rows[rows.method == "teacher"].accuracy.item()
-    heads = [f"{ARCH}, {name}, {samples} images", *(f"about {saved:.0%} of the time saved" for saved in SAVED)]
-    lines = [
-        f"| {' | '.join(heads)} |",
-        "|---" * len(heads) + "|",
-        f"| teacher, nothing saved | {' | '.join([f'{teacher:.1f}'] * len(SAVED))} |",
-    ]
+    teacher = in_percent(rows[rows.method == "teacher"].accuracy)
+    heads = [f"about {saved:.0%} of the time saved" for saved in SAVED]
+    lines = [["teacher, nothing saved", *[teacher] * len(SAVED)]]
     for method in (m for m in NAMES if m in METHODS and m != "teacher"):
         mine = rows[(rows.method == method) & (rows.samples.isna() | (rows.samples == samples))]
-        by = mine.groupby("ratio").agg(
-            mean=("accuracy", "mean"), sd=("accuracy", "std"), time=("latency_ratio", "mean")
-        )
-        cells = []
-        for saved in SAVED:
-            near = by[(1 - by.time - saved).abs() <= NEAR].sort_index()
-            if near.empty:
-                cells.append("")
-                continue
-            at = near.iloc[0]
-            spread = f" ± {100 * at.sd:.1f}" if at.sd == at.sd else ""
-            cells.append(f"{100 * at['mean']:.1f}{spread} ({1 - at.time:.0%})")
+        cells = [at_about(saved, mine) for saved in SAVED]
         if any(cells):
-            lines.append(f"| {NAMES[method]} | {' | '.join(cells)} |")
+            lines.append([NAMES[method], *cells])
     draws = rows[rows.samples == samples].groupby(["method", "ratio"]).size()
-    many = f"{draws.min()}" if draws.min() == draws.max() else f"{draws.min()} to {draws.max()}"
-    read = (
-        f"Top-1 accuracy in %, mean ± standard deviation over {many} draws of the images (without ±: one); in brackets "
-        f"the share of the teacher's latency that was saved, one image on one CPU thread. Empty: nothing measured "
-        f"saves within {100 * NEAR:.0f} points of that."
+    caption = (
+        f"Top-1 accuracy in %, mean ± standard deviation over {from_to(draws)} draws of the images "
+        f"(without ±: one); in brackets the share of the teacher's latency that was saved, one image on one "
+        f"CPU thread. Empty: nothing measured saves within {100 * NEAR:.0f} points of that."
     )
-    return "\n".join([*lines, "", read])
+    return "\n".join([*markdown([f"{ARCH}, {task}, {samples} images", *heads], lines), "", caption])
+
+
+def at_about(saved: float, rows: pd.DataFrame) -> str:
+    """The accuracy at the smallest ratio that saves about this share of the time; "" where none does."""
+    for _, mine in rows.groupby("ratio"):
+        found = 1 - mine.latency_ratio.mean()
+        if abs(found - saved) <= NEAR:
+            return f"{in_percent(mine.accuracy)} ({found:.0%})"
+    return ""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="TASK", help="shapes or cifar10; none: all there are")
-    parser.add_argument("--retime", action="store_true", help="measure the stored networks' latency again; do it alone")
-    parser.add_argument("--table", action="store_true", help="print the tables from the stored rows; measure nothing")
+    parser.add_argument("--retime", action="store_true", help="measure the latencies again")
+    parser.add_argument("--table", action="store_true", help="print the stored tables; measure nothing")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.table:
-        for name in asked.names or ("shapes", "cifar10"):
-            print(*(table(name, samples) for samples in (50, 500)), sep="\n\n", end="\n\n")
+        for task in asked.names or ("shapes", "cifar10"):
+            print(*(table(task, samples) for samples in (50, 500)), sep="\n\n", end="\n\n")
         return
-    for name, task in tasks().items():
-        if asked.names and name not in asked.names:
-            continue
-        (retime if asked.retime else measure)(name, task)
+    for task in asked.names or tasks():
+        (retime if asked.retime else measure)(task)
 
 
 if __name__ == "__main__":

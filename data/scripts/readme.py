@@ -1,9 +1,10 @@
-"""Write every marked table into the READMEs, from the stored studies, and the figure that README.md shows.
+"""Write the marked tables of the READMEs, and the figure that README.md shows, from the stored studies.
 
     python data/scripts/readme.py
 
-A mark is <!-- table STUDY ARGUMENTS --> with <!-- end --> behind the table: "methods TASK NET RATIO",
-"blocks TASK NET", "time TASK IMAGES", "recoverability". Nothing is measured here.
+A table stands between the marks <!-- table STUDY ARGUMENTS --> and <!-- end -->. The studies and their
+arguments are "methods TASK NET RATIO", "blocks TASK NET", "time TASK IMAGES" and "recoverability". Nothing is
+measured here.
 """
 
 import re
@@ -13,13 +14,13 @@ import measure_blocks
 import measure_methods
 import measure_recoverability
 import measure_study
-import pandas as pd
+from common import STUDIES, read
 
 import fsc
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "data" / "README.md"]
-FIGURE = ROOT / "data" / "frontier.png"
+FIGURE = STUDIES / "frontier.png"
 TABLES = {
     "methods": lambda task, arch, ratio: measure_methods.table(task, arch, float(ratio)),
     "blocks": measure_blocks.table,
@@ -31,13 +32,12 @@ SHOWN = re.compile(r"!\[[^\]]*\]\(data/studies/frontier.png\)")
 
 
 def figure() -> fsc.plots.Picture:
-    """What the explorer shows of the photographs, at one setting."""
-    study = pd.read_csv(measure_study.store_of("cifar10"), comment="#")
-    return fsc.plots.overview(study, method="practise", samples=500, ratio=0.5)
+    """The explorer's figure of the photographs, at one setting."""
+    return fsc.plots.overview(read("all_cifar10"), method="practise", samples=500, ratio=0.5)
 
 
 def refreshed(page: str) -> str:
-    """The text of a README with each marked table as the stored rows have it, and the figure's alt text."""
+    """The text of a README; its marked tables and the figure's alt text come from the stored rows."""
     page = MARKED.sub(lambda m: m[1] + TABLES[m[2]](*m[3].split()) + m[4], page)
     return SHOWN.sub(lambda _: f"![{figure().alt}](data/studies/frontier.png)", page)
 

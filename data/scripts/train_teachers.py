@@ -2,8 +2,9 @@
 
     python data/scripts/train_teachers.py [ARCH ...] [--epochs 16] [--threads N]
 
-Every epoch draws 10,000 new pictures, so a teacher never sees one twice; the few images and the test images that
-`load_task("shapes")` gives come from other seeds. The weights after the last epoch are kept, whatever they score.
+Every epoch draws 10,000 new pictures, so a teacher never sees one twice. The few images and the test images
+of `load_task("shapes")` come from other seeds. The weights after the last epoch are kept, whatever their
+accuracy.
 """
 
 import argparse
@@ -28,27 +29,29 @@ PICTURES, BATCH, TOP_RATE = 10_000, 128, 0.1
 
 
 def train(arch: str, epochs: int, device: torch.device) -> nn.Module:
-    """SGD with Nesterov momentum and a one-cycle learning rate; convolutions in bfloat16, weights in float32."""
+    """Train by SGD with Nesterov momentum and a one-cycle learning rate; convolutions run in bfloat16."""
     torch.manual_seed(0)
     net = NETS[arch](len(shapes.CLASSES)).to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(net.parameters(), lr=TOP_RATE, momentum=0.9, weight_decay=5e-4, nesterov=True)
     steps = PICTURES // BATCH
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, TOP_RATE, total_steps=epochs * steps, pct_start=0.2)
+    one_cycle = torch.optim.lr_scheduler.OneCycleLR
+    schedule = one_cycle(optimizer, TOP_RATE, total_steps=epochs * steps, pct_start=0.2)
     rng = torch.Generator().manual_seed(0)
     for epoch in range(epochs):
         start, total = time.time(), 0.0
         images, labels = shapes.draw(PICTURES, seed=1000 + epoch)
-        for batch, answers in zip(images.split(BATCH)[:steps], labels.split(BATCH)[:steps], strict=True):
+        for batch, classes in zip(images.split(BATCH)[:steps], labels.split(BATCH)[:steps], strict=True):
             x = crop_and_flip(normalised(batch).to(device), rng).contiguous(memory_format=torch.channels_last)
             with torch.autocast(device.type, torch.bfloat16):
                 scores = net(x)
-            loss = F.cross_entropy(scores.float(), answers.to(device))
+            loss = F.cross_entropy(scores.float(), classes.to(device))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
             schedule.step()
             total += loss.item()
-        print(f"{arch} epoch {epoch + 1}/{epochs}: loss {total / steps:.3f}, {time.time() - start:.0f} s", flush=True)
+        seconds = time.time() - start
+        print(f"{arch} epoch {epoch + 1}/{epochs}: loss {total / steps:.3f}, {seconds:.0f} s", flush=True)
     return net.to("cpu", memory_format=torch.contiguous_format).eval()
 
 
@@ -58,13 +61,14 @@ def normalised(pixels: Tensor) -> Tensor:
 
 
 def write_checksums() -> None:
-    lines = [f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.name}\n" for f in sorted(FOLDER.glob("*.safetensors"))]
+    files = sorted(FOLDER.glob("*.safetensors"))
+    lines = [f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files]
     (FOLDER / "SHA256SUMS").write_text("".join(lines))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("archs", nargs="*", metavar="ARCH", help=f"of {', '.join(ARCHS)}; all of them by default")
+    parser.add_argument("archs", nargs="*", metavar="ARCH", help=f"of {', '.join(ARCHS)}; none: all")
     parser.add_argument("--epochs", type=int, default=16)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()
@@ -80,7 +84,8 @@ def main() -> None:
         save_file(net.state_dict(), FOLDER / f"{arch}.safetensors")
         write_checksums()
         parameters = sum(p.numel() for p in net.parameters())
-        print(f"{arch}: {parameters:,} parameters, {right / len(test):.1%} of {len(test)} test images", flush=True)
+        accuracy = f"{right / len(test):.1%} of {len(test)} test images"
+        print(f"{arch}: {parameters:,} parameters, {accuracy}", flush=True)
 
 
 if __name__ == "__main__":

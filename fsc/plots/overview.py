@@ -69,7 +69,7 @@ def overview(
 
     >>> overview(table, method="fskd", samples=50, ratio=0.5)
     """
-    check_study("overview", table)
+    check_study(table)
     setting = dict(method=method, samples=samples, ratio=ratio, draw=draw)
     return draw_overview(gather(table), **setting, live=live, removed=removed)
 

@@ -1,12 +1,10 @@
-"""A table that grows by lines in a text file, and that neither a kill nor a second process spoils."""
+"""A table in a CSV file that grows row by row; neither a kill nor a second process damages it."""
 
 import csv
 import io
 import math
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from numbers import Integral, Real
 from pathlib import Path
@@ -15,18 +13,24 @@ from typing import Any, NamedTuple
 import pandas as pd
 from filelock import FileLock
 
-from fsc.runtime import warn
+from fsc.runtime import warn, written_whole
 
 FORMAT = 1
 TITLE = f"# fsc study, format {FORMAT}"
-PATIENCE = 60
-"""Seconds to wait for another process that holds the file; it needs milliseconds."""
+LOCK_SECONDS = 60
+"""How long to wait for another process that holds the file; it needs milliseconds."""
 
 Key = tuple[str, ...]
 
 
-class Found(NamedTuple):
-    """What the file holds: its whole lines with their cells (None: a comment), where they end, what is torn behind."""
+class Content(NamedTuple):
+    """What the file holds.
+
+    Fields:
+        lines: each complete line behind the header, and its row; None in place of the row for a comment.
+        end: bytes up to the end of the last complete line.
+        torn: the incomplete bytes behind that.
+    """
 
     lines: list[tuple[str, dict[str, str] | None]]
     end: int
@@ -34,30 +38,37 @@ class Found(NamedTuple):
 
 
 class Store:
-    """Rows in a CSV file that `pandas.read_csv(path, comment="#")` reads; each has a key of its own.
+    """Rows in a CSV file, each with its own key; `pandas.read_csv(path, comment="#")` reads it.
 
-    A row is written in one go behind the last, under a lock (the file PATH.lock), and is on the disk when `add`
-    returns. Whoever is killed while it writes leaves a torn last line: that is cut off before the next row is written,
-    with a warning. Reading takes no lock and overlooks a torn line, which may be one that is just being written.
+    Its first line is TITLE, its second one names the columns. `add` writes a row in one go at the end, under
+    a lock (the file PATH.lock), and returns when the row is on the disk. A process that is killed while it
+    writes leaves an incomplete last line. That line is cut off, with a warning, before the next row is
+    written. Reading takes no lock and ignores an incomplete last line, because another process may be just
+    writing it.
 
     Args:
         path: need not exist; its folder must.
         columns: of every row.
-        key: those of the columns that tell one row from another.
-        who: the public function, for errors.
+        key: the columns that tell one row from another.
+        about: a sentence that a new file gets as a comment on its third line.
 
     Raises:
-        FileNotFoundError: the folder does not exist; or `path` is one.
-        ValueError: the file was written by another version, has other columns, is none of ours, or a line in its midst
-            is damaged; it is left as it is.
+        FileNotFoundError: the folder does not exist; or `path` is a folder.
+        ValueError: the file was written by another version, has other columns, is not a store, or is damaged
+            before its last line. It is left as it is.
+
+    >>> store = Store("blocks.csv", columns=["arch", "blocks", "accuracy"], key=["arch", "blocks"])
+    >>> store.add({"arch": "resnet20", "blocks": 2, "accuracy": 0.9})
+    True
     """
 
-    def __init__(self, path: str | os.PathLike, columns: Sequence[str], key: Sequence[str], *, who: str):
-        self.path, self.columns, self.key, self._who = Path(path), tuple(columns), tuple(key), who
+    def __init__(self, path: str | os.PathLike, columns: Iterable[str], key: Iterable[str], about: str = ""):
+        self.path, self.columns, self.key = Path(path), tuple(columns), tuple(key)
         if not self.path.parent.is_dir() or self.path.is_dir():
             found = f"{path} is a folder" if self.path.is_dir() else f"there is no folder {self.path.parent}"
-            raise FileNotFoundError(f"{who}: {found}.\n  Name a file in a folder that exists.")
+            raise FileNotFoundError(f"{found}.\n  Name a file in a folder that exists.")
         self._header = f"{TITLE}\n{','.join(self.columns)}\n".encode()
+        self._about = f"# {_cell(about)}\n".encode() if about else b""
         self._read()
 
     def rows(self) -> dict[Key, dict[str, str]]:
@@ -68,106 +79,96 @@ class Store:
         return tuple(_cell(row[column]) for column in self.key)
 
     def frame(self, keys: Iterable[Key]) -> pd.DataFrame:
-        """The rows of these keys that are there, in this order."""
+        """The stored rows of these keys, in this order; keys without a row are left out."""
         lines = {self.key_of(row): line for line, row in self._read().lines if row is not None}
         text = "\n".join([",".join(self.columns), *(lines[key] for key in keys if key in lines)])
         return pd.read_csv(io.StringIO(text))
 
     def add(self, row: Mapping[str, Any]) -> bool:
-        """Write a row, unless one of its key is there; say whether it was written."""
-        with self._locked() as found:
-            if self.key_of(row) in {self.key_of(other) for _, other in found.lines if other is not None}:
+        """Write the row, unless there is one with its key; say whether it was written."""
+        with self._locked() as content:
+            if self.key_of(row) in {self.key_of(other) for _, other in content.lines if other is not None}:
                 return False
+            header = b"" if content.end else self._header + self._about
             with open(self.path, "ab") as file:
-                file.write((b"" if found.end else self._header) + self._line(row).encode() + b"\n")
+                file.write(header + self._line(row).encode() + b"\n")
                 file.flush()
                 os.fsync(file.fileno())
             return True
 
     def mend(self) -> None:
-        """Cut off a torn last line, with a warning."""
+        """Cut off an incomplete last line, with a warning."""
         if self._read().torn:
             with self._locked():
                 pass
 
     def change(self, change: Callable[[dict[str, str]], Mapping[str, Any]]) -> None:
-        """Put other values into cells: `change` gets every row as text and returns the cells to overwrite.
-
-        The file is whole at any moment: the new one is written beside it and takes its place.
-        """
-        with self._locked() as found:
-            if not found.end:
+        """Overwrite cells: `change` gets every row as text and returns the new values of some columns."""
+        with self._locked() as content:
+            if not content.end:
                 return
-            handle, beside = tempfile.mkstemp(dir=self.path.parent, prefix=self.path.name, suffix=".part")
-            try:
-                with open(handle, "wb") as file:
-                    lines = (line if row is None else self._line(row | change(row)) for line, row in found.lines)
-                    file.write(self._header + "".join(f"{line}\n" for line in lines).encode())
-                    file.flush()
-                    os.fsync(file.fileno())
-                shutil.copymode(self.path, beside)
-                os.replace(beside, self.path)
-            finally:
-                Path(beside).unlink(missing_ok=True)
+            lines = (line if row is None else self._line(row | change(row)) for line, row in content.lines)
+            text = "".join(f"{line}\n" for line in lines)
+            with written_whole(self.path) as beside:
+                beside.write_bytes(self._header + text.encode())
 
     @contextmanager
-    def _locked(self) -> Iterator[Found]:
-        """Alone with the file, and with its last line whole."""
-        with FileLock(f"{self.path}.lock", timeout=PATIENCE):
-            found = self._read()
-            if found.torn:
-                os.truncate(self.path, found.end)
-                said = found.torn.decode(errors="replace").strip("\0\n")
-                warn(
-                    f"{self._who}: the last line of {self.path.name} was torn, as by a kill in the middle of writing: "
-                    f"{said if len(said) <= 40 else f'{said[:40]}...'!r}. It has been cut off."
-                )
-            yield found
+    def _locked(self) -> Iterator[Content]:
+        """Keep other processes from writing, and cut off an incomplete last line."""
+        with FileLock(f"{self.path}.lock", timeout=LOCK_SECONDS):
+            content = self._read()
+            if content.torn:
+                os.truncate(self.path, content.end)
+                said = content.torn.decode(errors="replace").strip("\0\n")
+                said = said if len(said) <= 40 else f"{said[:40]}..."
+                warn(f"the last line of {self.path.name} was torn, as by a kill: {said!r}. It was cut off.")
+            yield content
 
-    def _read(self) -> Found:
+    def _read(self) -> Content:
         content = self.path.read_bytes() if self.path.exists() else b""
         if content != self._header and self._header.startswith(content):
-            return Found([], 0, content)
+            return Content([], 0, content)
         whole, _, torn = content.rpartition(b"\n")
         title, *raw = (whole or torn).split(b"\n")
         self._check_header(title, *raw[:1])
         lines = []
         for number, line in enumerate(raw[1:], 3):
             cells = self._cells(line)
-            if cells is None and number == len(raw) + 1 and not torn:
+            if cells is not None:
+                row = dict(zip(self.columns, cells, strict=True)) if cells else None
+                lines.append((line.decode().rstrip("\r"), row))
+            elif number == len(raw) + 1 and not torn:  # the last line, with its line end, but damaged
                 torn = line + b"\n"
-            elif cells is None:
+            else:
                 raise ValueError(
-                    f"{self._who}: line {number} of {self.path} is damaged: {line[:60].decode(errors='replace')!r}.\n"
+                    f"line {number} of {self.path} is damaged: {line[:60].decode(errors='replace')!r}.\n"
                     f"  Asked for {len(self.columns)} cells, as its second line names them.\n"
                     f"  The file is left as it is. Delete that line, or name another file."
                 )
-            else:
-                row = dict(zip(self.columns, cells, strict=True)) if cells else None
-                lines.append((line.decode().rstrip("\r"), row))
-        return Found(lines, len(content) - len(torn), torn)
+        return Content(lines, len(content) - len(torn), torn)
 
     def _check_header(self, title: bytes, columns: bytes = b"") -> None:
-        said, named = (line.decode(errors="replace").rstrip("\r") for line in (title, columns))
-        if said == TITLE and named == ",".join(self.columns):
+        title, columns = (line.decode(errors="replace").rstrip("\r") for line in (title, columns))
+        if (title, columns) == (TITLE, ",".join(self.columns)):
             return
-        if said == TITLE:
-            there = named.split(",")
-            more, less = ([c for c in a if c not in b] for a, b in ((there, self.columns), (self.columns, there)))
-            why = f"has other columns: {', '.join(more) or 'none'} too many, {', '.join(less) or 'none'} missing"
-            if not more and not less:
+        if title == TITLE:
+            found = columns.split(",")
+            extra = ", ".join(name for name in found if name not in self.columns) or "none"
+            missing = ", ".join(name for name in self.columns if name not in found) or "none"
+            why = f"has other columns: {extra} too many, {missing} missing"
+            if sorted(found) == sorted(self.columns):
                 why = "has its columns in another order"
-        elif said.startswith(TITLE.rpartition(" ")[0]):
-            why = f"was written by another version of fsc, in {said[2:]!r}; this one writes {TITLE[2:]!r}"
+        elif title.startswith(TITLE.rpartition(" ")[0]):
+            why = f"was written by another version of fsc, in {title[2:]!r}; this one writes {TITLE[2:]!r}"
         else:
-            why = f"is none of its stores: its first line is {said[:60]!r} instead of {TITLE!r}"
+            why = f"is not a store of fsc: its first line is {title[:60]!r} instead of {TITLE!r}"
         raise ValueError(
-            f"{self._who}: {self.path} {why}.\n"
+            f"{self.path} {why}.\n"
             f"  The file is left as it is. Name another file, or use the version of fsc that wrote this one."
         )
 
     def _cells(self, line: bytes) -> list[str] | None:
-        """The cells of a line, none for a comment or an empty line; None: the line is damaged."""
+        """The cells of a line; none for a comment or an empty line; None if the line is damaged."""
         try:
             text = line.decode().rstrip("\r")
             if not text or text.startswith("#"):
@@ -182,7 +183,7 @@ class Store:
 
 
 def _cell(value: Any) -> str:
-    """A value as text on one line, from which pandas makes the value again; nothing for None and NaN."""
+    """The value as text on one line, from which pandas makes the value again; "" for None and NaN."""
     if value is None or (isinstance(value, Real) and math.isnan(value)):
         return ""
     if isinstance(value, Integral):

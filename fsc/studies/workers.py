@@ -1,11 +1,9 @@
-"""Runs in other processes, on this machine or on a cluster: whatever `joblib` is told to use."""
+"""Runs in other processes, on this machine or on a cluster, by whatever back end `joblib` is told to use."""
 
 import contextlib
-import functools
 import hashlib
 import pickle
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import cloudpickle
@@ -17,69 +15,66 @@ from fsc.runtime import quiet
 from fsc.studies.runs import Bench, Run, do
 
 Result = tuple[dict[str, Any] | None, nn.Module | None]
-"""A run's row and its student; neither for a run that was passed over."""
+"""A run's row and its student; (None, None) for a run that was skipped."""
 
 
-def spread(
+def in_processes(
     bench: Bench, runs: Iterable[Run | None], jobs: int | None, *, known: Callable[[], Collection[str]]
 ) -> Iterator[Result]:
-    """Do the runs in worker processes with one CPU thread each; results come as they are done, in any order.
+    """Do the runs in worker processes with one CPU thread each; yield the results as they come, in any order.
 
-    Closing the iterator ends what still runs on this machine; on a cluster it is left to end.
+    Closing the iterator ends runs that are under way on this machine; on a cluster they go on to their end.
 
     Args:
-        runs: asked for one by one, as workers become free; None is passed over.
-        known: structures of which no more students need to be sent back.
+        runs: taken one by one as workers become free; None is skipped.
+        known: returns the structures of which no more students need to be sent back.
 
     Raises:
         ValueError: teacher, task or a method cannot be sent.
     """
     try:
         sent = cloudpickle.dumps(bench)
-    except Exception as err:  # whatever a foreign object raises
+    except Exception as err:  # a foreign object may raise anything
         raise ValueError(
-            f"study: teacher, task and methods must go to other processes and cannot: {type(err).__name__}: {err}\n"
-            f"  Leave jobs out, or keep what cannot be pickled (locks, open files, generators) out of your method."
+            f"teacher, task and methods must go to other processes and cannot: {type(err).__name__}: {err}\n"
+            f"  Leave jobs out, or keep what cannot be pickled (locks, open files) out of your method."
         ) from err
-    # An array, because joblib copies it once for all workers: into shared memory here, to each machine of a cluster.
-    packed, name = np.frombuffer(sent, dtype=np.uint8), hashlib.sha256(sent).hexdigest()
-    calls = (joblib.delayed(_at_work)(packed, name, run, frozenset(known())) for run in runs)
+    # An array, because joblib copies it once per machine for all workers
+    data, sha256 = np.frombuffer(sent, dtype=np.uint8), hashlib.sha256(sent).hexdigest()
+    calls = (joblib.delayed(_in_worker)(data, sha256, run, frozenset(known())) for run in runs)
     parallel = joblib.Parallel(n_jobs=jobs, batch_size=1, return_as="generator_unordered")
     with contextlib.closing(parallel(calls)) as results:
         for row, student in results:
-            yield row, student if student is None else _opened(student)
+            yield row, student if student is None else _unpickled(student)
 
 
-@dataclass(frozen=True)
-class _Packed:
-    """What pickles to a bench; two of the same name are the same."""
-
-    name: str
-    data: np.ndarray = field(compare=False)
+_BENCH: dict[str, Bench] = {}  # in a worker: the bench of the last run, by the hash of its bytes
 
 
-@functools.lru_cache(maxsize=1)
-def _unpacked(packed: _Packed) -> Bench:
-    return pickle.loads(packed.data)
+def _bench_of(data: np.ndarray, sha256: str) -> Bench:
+    if sha256 not in _BENCH:
+        _BENCH.clear()
+        _BENCH[sha256] = pickle.loads(data)
+    return _BENCH[sha256]
 
 
-def _at_work(
-    packed: np.ndarray, name: str, run: Run | None, known: frozenset[str]
+def _in_worker(
+    data: np.ndarray, sha256: str, run: Run | None, known: frozenset[str]
 ) -> tuple[dict[str, Any] | None, bytes | None]:
-    """In the worker: the row, and the student where it is of an unknown structure."""
+    """The run's row, and its pickled student if its structure is not known yet."""
     if run is None:
         return None, None
-    row, student = do(_unpacked(_Packed(name, packed)), run, threads=1, progress=quiet)
+    row, student = do(_bench_of(data, sha256), run, threads=1, progress=quiet)
     if student is None or row["structure"] in known:
         return row, None
     try:
         return row, cloudpickle.dumps(student)
-    except Exception:  # a student that cannot be sent is made again where its latency is measured
+    except Exception:  # a student that cannot be sent is rebuilt where its latency is measured
         return row, None
 
 
-def _opened(student: bytes) -> nn.Module | None:
+def _unpickled(student: bytes) -> nn.Module | None:
     try:
         return pickle.loads(student)
-    except Exception:  # of a class that only the worker knows
+    except Exception:  # its class exists in the worker only
         return None

@@ -10,7 +10,8 @@ from fsc.inputs.tasks import Task
 from fsc.plots.drawing import NAMES, in_order, short_percent
 from fsc.plots.overview import draw_overview
 from fsc.runtime import Progress
-from fsc.studies.methods import METHODS, Own, code_of, methods_of
+from fsc.studies.methods import METHODS, Own, methods_of
+from fsc.studies.provenance import code_of
 from fsc.studies.runs import Run, do, new_bench, prepare
 from fsc.studies.summary import ALONE, check_study, gather
 from fsc.widgets.panel import Panel, State
@@ -181,7 +182,7 @@ def _check(study: pd.DataFrame) -> None:
         )
     if study.empty:
         raise ValueError("Explorer: the study has no rows.\n  Run fsc.study first, or read a store that has some.")
-    check_study("Explorer", study)
+    check_study(study)
     if not (study.samples.notna() & study.accuracy.notna() & ~study.method.isin(ALONE)).any():
         failed = int(study.error.notna().sum()) if "error" in study else 0
         raise ValueError(

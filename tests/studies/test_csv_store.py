@@ -1,4 +1,4 @@
-"""The store: what goes in comes out of pandas, and neither kills nor neighbours nor strange files spoil it."""
+"""The store: pandas reads what was written, and kills, other processes and strange files do no harm."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ COLUMNS, KEY = ("name", "number", "value", "error"), ("name", "number")
 
 
 def new(path):
-    return Store(path, COLUMNS, KEY, who="study")
+    return Store(path, COLUMNS, KEY)
 
 
 def row(number, **cells):
@@ -34,7 +34,7 @@ def path(tmp_path):
     return tmp_path / "rows.csv"
 
 
-def test_pandas_reads_the_rows_in_one_line_with_their_types(path):
+def test_pandas_reads_the_rows_with_their_types(path):
     store = new(path)
     assert [store.add(row(i)) for i in range(3)] == [True, True, True]
     table = read(path)
@@ -44,7 +44,8 @@ def test_pandas_reads_the_rows_in_one_line_with_their_types(path):
 
 
 @pytest.mark.parametrize("text", [
-    "a, b", 'he said "no"', "# no comment", 'RuntimeError: 3 "x", # 4', "über", "'", "50 %", "-", "=1+1", "a;b", "\\n",
+    "a, b", 'he said "no"', "# no comment", 'RuntimeError: 3 "x", # 4', "über", "'", "50 %", "-", "=1+1",
+    "a;b", "\\n",
 ])  # fmt: skip
 def test_any_text_comes_out_as_it_went_in(path, text):
     new(path).add(row(1, name=text, error=text))
@@ -117,13 +118,13 @@ def refused(path, content, words):
     path.write_bytes(content)
     with pytest.raises(ValueError) as caught:
         new(path)
-    assert str(caught.value).startswith("study: ") and str(path) in str(caught.value)
+    assert str(path) in str(caught.value)
     for word in (*words, "The file is left as it is"):
         assert word in str(caught.value)
     assert path.read_bytes() == content
 
 
-def test_a_damaged_line_in_the_midst_is_refused(path):
+def test_a_damaged_line_before_the_last_is_refused(path):
     store = new(path)
     for number in range(3):
         store.add(row(number))
@@ -133,12 +134,13 @@ def test_a_damaged_line_in_the_midst_is_refused(path):
 
 
 @pytest.mark.parametrize("content, words", [
-    ("# fsc study, format 2\nname,number\n", ["another version of fsc, in 'fsc study, format 2'", "study, format 1'"]),
+    ("# fsc study, format 2\nname,number\n",
+     ["another version of fsc, in 'fsc study, format 2'", "study, format 1'"]),
     ("# fsc study, format 1\nname,number,value,colour\n", ["other columns: colour too many, error missing"]),
     ("# fsc study, format 1\nname,number,error,value\n", ["in another order"]),
-    ("name,number,value,error\na,1,2,\n", ["none of its stores", "'name,number,value,error'"]),
-    ("# by hand\nname,number,value,error\n", ["none of its stores", "'# by hand'"]),
-    ("a letter", ["none of its stores", "'a letter'"]),
+    ("name,number,value,error\na,1,2,\n", ["not a store of fsc", "'name,number,value,error'"]),
+    ("# by hand\nname,number,value,error\n", ["not a store of fsc", "'# by hand'"]),
+    ("a letter", ["not a store of fsc", "'a letter'"]),
 ])  # fmt: skip
 def test_a_file_of_another_version_or_make_is_left_alone(path, content, words):
     refused(path, content.encode(), words)
@@ -149,6 +151,14 @@ def test_a_place_where_no_file_can_be_is_refused(tmp_path):
         new(tmp_path / "nowhere" / "rows.csv")
     with pytest.raises(FileNotFoundError, match="is a folder"):
         new(tmp_path)
+
+
+def test_a_new_file_says_on_its_third_line_what_it_is_about(path):
+    for about in ("measured by hand", "another"):
+        store = Store(path, COLUMNS, KEY, about)
+        store.add(row(1))
+        store.add(row(2))
+    assert path.read_text().splitlines()[2] == "# measured by hand" and read(path).number.tolist() == [1, 2]
 
 
 def test_an_empty_file_is_a_new_store(path):
@@ -180,7 +190,7 @@ def test_a_spreadsheet_s_line_ends_are_taken(path):
 WRITER = """
 import sys
 from fsc.studies.csv_store import Store
-store = Store(sys.argv[1], ("name", "number", "value", "error"), ("name", "number"), who="study")
+store = Store(sys.argv[1], ("name", "number", "value", "error"), ("name", "number"))
 print("ready", flush=True)
 for number in range(int(sys.argv[2])):
     store.add({"name": "a", "number": number, "value": number / 7, "error": "x" * 5000})
@@ -203,8 +213,8 @@ def test_processes_that_write_at_once_write_every_row_once(path):
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
-@pytest.mark.filterwarnings("ignore:study. the last line")
-def test_a_process_killed_in_the_midst_of_writing_loses_at_most_that_row(path):
+@pytest.mark.filterwarnings("ignore:the last line")
+def test_a_process_killed_while_it_writes_loses_at_most_that_row(path):
     for _ in range(3):
         process = writer(path, 100_000)
         before = path.stat().st_size if path.exists() else 0

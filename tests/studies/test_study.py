@@ -1,17 +1,11 @@
-"""A study: what was asked, what came of it, and that neither odd methods nor an end before the end spoil it."""
+"""A study: its rows hold what was asked and what was found, and no odd method spoils it."""
+
+import itertools
 
 import pandas as pd
 import pytest
 import torch
-from helpers.toy_study import (
-    changes_the_teacher,
-    mine,
-    returns_a_copy,
-    toy_latency,
-    toy_net,
-    toy_study,
-    toy_task,
-)
+from helpers.toy_study import QUIET, changes_the_teacher, mine, returns_a_copy, toy_net, toy_study, toy_task
 from torch import nn
 
 import fsc
@@ -22,34 +16,22 @@ from fsc.runtime import fingerprint
 from fsc.studies import methods
 from fsc.studies import study as sweeps
 
-QUIET = {"progress": lambda done, total: None}
-
-
-@pytest.fixture
-def store(tmp_path):
-    return tmp_path / "study.csv"
-
-
-@pytest.fixture
-def timings(monkeypatch):
-    """What the study has timed, by name."""
-    return toy_latency(monkeypatch)
-
 
 def asked_of(table):
     return [tuple(None if pd.isna(v) else v for v in row) for row in
             table[["method", "ratio", "samples", "seed"]].itertuples(index=False)]  # fmt: skip
 
 
-def test_a_row_a_run_in_the_order_asked(store, timings):
+def test_there_is_one_row_per_run_in_the_order_asked(store, timings):
     table = toy_study(store, methods=["bn", mine], samples=[8, 6], ratios=[0.5, 0.3], seeds=[1, 0])
     alone = [("teacher", None, None, None), ("none", 0.5, None, None), ("none", 0.3, None, None)]
-    draws = [(8, 1), (8, 0), (6, 1), (6, 0)]
-    assert asked_of(table) == alone + [(m, r, *draw) for m in ("bn", "mine") for r in (0.5, 0.3) for draw in draws]
+    fitted = itertools.product(("bn", "mine"), (0.5, 0.3), (8, 6), (1, 0))
+    assert asked_of(table) == [*alone, *fitted]
     again = pd.read_csv(store, comment="#")
     assert list(again.columns) == list(table.columns) == list(sweeps.COLUMNS)
     key = ["method", "ratio", "samples", "seed"]
-    pd.testing.assert_frame_equal(again.sort_values(key, ignore_index=True), table.sort_values(key, ignore_index=True))
+    again, table = (rows.sort_values(key, ignore_index=True) for rows in (again, table))
+    pd.testing.assert_frame_equal(again, table)
 
 
 def test_a_row_says_what_the_functions_of_the_package_say(store, timings):
@@ -72,8 +54,9 @@ def test_a_row_says_what_the_functions_of_the_package_say(store, timings):
         assert (row[method].params, row[method].macs) == fsc.cost(student, task.example)
         assert row[method].reached == round(1 - row[method].macs / whole, 4)
     assert row["teacher"].agreement == 1 and row["teacher"].reached == 0
-    assert set(table.arch) == {"toy3"} and set(table.task) == {"toy"} and set(table.torch) == {torch.__version__}
-    assert set(table.fsc) == {fsc.__version__} and table.device.str.contains("CPU, ").all() and table.error.isna().all()
+    assert set(table.arch) == {"toy3"} and set(table.task) == {"toy"}
+    assert set(table.fsc) == {fsc.__version__} and set(table.torch) == {torch.__version__}
+    assert table.device.str.contains("CPU, ").all() and table.error.isna().all()
     assert row[["mir", "kd"]].steps.tolist() == [2, 2] and row[["fskd", "none"]].steps.isna().all()
     assert (table.seconds >= 0).all()
 
@@ -132,24 +115,26 @@ def cuts_the_teacher_down(teacher, images, ratio):
 def test_what_a_method_does_wrong_stands_in_its_row_and_the_rest_goes_on(store, timings, method, words):
     teacher, task = toy_net(), toy_task()
     before, rng = fingerprint(teacher), torch.random.get_rng_state()
-    asked = {"methods": [method, "bn"], "samples": [6], "ratios": [0.5], "seeds": [0, 1], "store": store, **QUIET}
-    for _ in range(2):                                                   # the second time nothing is tried again
+    asked = {"methods": [method, "bn"], "samples": [6], "ratios": [0.5], "seeds": [0, 1], **QUIET}
+    for _ in range(2):                                               # the second time nothing is tried again
         with pytest.warns(UserWarning, match=rf"study: 2 of 6 runs failed \({method.__name__}\)"):
-            table = fsc.study(task, teacher, **asked)
+            table = fsc.study(task, teacher, store=store, **asked)
     failed = table[table.method == method.__name__]
-    assert failed.error.str.startswith(words).all() and failed.accuracy.isna().all() and failed.latency_ms.isna().all()
+    assert failed.error.str.startswith(words).all()
+    assert failed[["accuracy", "latency_ms"]].isna().all(axis=None)
     assert table[table.method == "bn"].error.isna().all() and len(pd.read_csv(store, comment="#")) == 6
     assert fingerprint(teacher) == before and torch.equal(torch.random.get_rng_state(), rng)
 
 
 def test_a_network_without_filters_to_prune_can_still_be_studied_with_your_own_method(store, timings):
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4)).eval()
+    layers = nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4)
+    net, asked = nn.Sequential(*layers).eval(), {"samples": [6], "ratios": [0.5], "seeds": [0], **QUIET}
 
     def halves(teacher, images, ratio):
         return nn.Sequential(nn.AvgPool2d(2), teacher)
 
     with pytest.warns(UserWarning, match=r"study: 1 of 3 runs failed \(none\)"):
-        table = fsc.study(toy_task(), net, methods=[halves], samples=[6], ratios=[0.5], seeds=[0], store=store, **QUIET)
+        table = fsc.study(toy_task(), net, methods=[halves], store=store, **asked)
     assert "no filter of this Sequential can go" in table.error[1] and table.error[[0, 2]].isna().all()
 
 
@@ -167,8 +152,8 @@ def test_a_network_without_filters_to_prune_can_still_be_studied_with_your_own_m
     ({"methods": ["something"]}, ValueError, '{"something": function}'),
     ({"methods": [lambda t, i, r: t]}, ValueError, "needs a name that fits into a line; found '<lambda>'"),
     ({"methods": [{"two\nlines": mine}]}, ValueError, "fits into a line"),
-    ({"methods": [{"fskd": mine}]}, ValueError, 'two methods of the name "fskd"'),
-    ({"methods": [mine, {"mine": returns_none}]}, ValueError, 'two methods of the name "mine"'),
+    ({"methods": [{"fskd": mine}]}, ValueError, 'two methods have the name "fskd"'),
+    ({"methods": [mine, {"mine": returns_none}]}, ValueError, 'two methods have the name "mine"'),
     ({"methods": [{"mine": 3}]}, TypeError, "the method 'mine' is a int; asked for a name or a function"),
     ({"methods": [3]}, TypeError, "is a int; asked for a name or a function"),
 ])  # fmt: skip
@@ -185,18 +170,20 @@ def test_a_task_and_a_teacher_are_asked_for_in_this_order(store):
 
 def test_a_store_of_another_make_is_left_alone(store):
     store.write_text("# fsc study, format 7\nmethod,accuracy\nfskd,0.9\n")
-    with pytest.raises(ValueError, match="study: .*written by another version of fsc, in 'fsc study, format 7'"):
+    words = "study: .*written by another version of fsc, in 'fsc study, format 7'"
+    with pytest.raises(ValueError, match=words):
         toy_study(store)
     assert store.read_text() == "# fsc study, format 7\nmethod,accuracy\nfskd,0.9\n"
 
 
-def test_a_method_that_draws_repeats_itself_by_the_seed(store, timings, tmp_path):
-    def draws(teacher, images, ratio):
+def test_a_method_with_random_numbers_repeats_itself_by_the_seed(timings, tmp_path):
+    def randomised(teacher, images, ratio):
         student = prune_macs(teacher, ratio, images)
         student[-1].weight.data = torch.randn_like(student[-1].weight)
         return student
 
-    one, two = (toy_study(tmp_path / name, methods=[draws], seeds=[0, 1, 2]) for name in ("one.csv", "two.csv"))
+    stores = tmp_path / "one.csv", tmp_path / "two.csv"
+    one, two = (toy_study(store, methods=[randomised], seeds=[0, 1, 2]) for store in stores)
     assert one.agreement.equals(two.agreement) and one.agreement[2:].nunique() > 1
 
 
@@ -204,5 +191,6 @@ def test_the_figures_take_the_table_as_it_is(store, timings):
     table = toy_study(store, methods=["fskd", mine], samples=[6, 8], ratios=[0.3, 0.5], seeds=[0, 1])
     numbers = accuracy_by_samples(table, ratio=0.5, samples=8, removed="MACs").numbers
     rows = table[(table.method == "mine") & (table.samples == 8) & (table.ratio == 0.5)]
-    assert numbers["mine"] == rows.accuracy.mean() and numbers["draws"] == 2 and {"teacher", "none"} <= set(numbers)
+    assert numbers["mine"] == rows.accuracy.mean() and numbers["draws"] == 2
+    assert {"teacher", "none"} <= set(numbers)
     assert "50 %" in accuracy_by_ratio(table, samples=6, ratio=0.5, removed="MACs").sentence
