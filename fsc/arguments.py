@@ -18,11 +18,13 @@ def renamed(**now: str) -> Callable:
     """Accept old keywords for a release: under `renamed(blocks="count")` a call with blocks=3 means count=3, and warns."""
 
     def accept(function: Callable) -> Callable:
+        name = function.__qualname__.removesuffix(".__init__")  # a class is renamed in its constructor
+
         @functools.wraps(function)
         def accepting(*args: Any, **kwargs: Any) -> Any:
             for old, new in now.items():
                 if old in kwargs:
-                    warn(f"{function.__name__}: {old}= is now called {new}=; the old name goes with the next release.",
+                    warn(f"{name}: {old}= is now called {new}=; the old name goes with the next release.",
                          FutureWarning)
                     kwargs.setdefault(new, kwargs.pop(old))
             return function(*args, **kwargs)

@@ -93,7 +93,7 @@ def frontier(points: Iterable[Point]) -> list[Point]:
     return kept
 
 
-def check_study(who: str, table: pd.DataFrame) -> None:
+def check_study(table: pd.DataFrame) -> None:
     """Refuse what is no study of one task, network and code a method: no mean may mix these.
 
     Raises:
@@ -101,10 +101,10 @@ def check_study(who: str, table: pd.DataFrame) -> None:
     """
     check_columns(table, "method", "samples", "ratio", "seed", "accuracy")
     for column in ("task", "arch", "teacher", "data"):
-        _check_one(who, table, column, "the study")
+        _check_one(table, column, "the study")
     for method, rows in table.groupby("method"):
         for column in ("steps", "function"):
-            _check_one(who, rows, column, f"the method {method}")
+            _check_one(rows, column, f"the method {method}")
 
 
 def _point(method: str, ratio: float | None, samples: float | None, rows: list[dict], against: str | None) -> Point:
@@ -131,12 +131,12 @@ def _whole(number: float | None) -> int | None:
     return None if number is None else int(number)
 
 
-def _check_one(who: str, rows: pd.DataFrame, column: str, whose: str) -> None:
+def _check_one(rows: pd.DataFrame, column: str, whose: str) -> None:
     if column in rows and rows[column].nunique() > 1:
         several = rows[column].dropna().unique()
         value = f'"{several[0]}"' if isinstance(several[0], str) else f"{several[0]:g}"
         alone = f" | study.{column}.isna()" if column in ("steps", "function") else ""
         raise ValueError(
-            f'{who}: {whose} has rows of several values of "{column}": {", ".join(map(str, several))}.\n'
+            f'{whose} has rows of several values of "{column}": {", ".join(map(str, several))}.\n'
             f"  Pass the rows of one, as study[(study.{column} == {value}){alone}]."
         )

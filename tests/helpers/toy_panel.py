@@ -33,7 +33,7 @@ class Toy:
     def panel(self, **more) -> Panel:
         knobs = {"samples": SAMPLES, "ratio": RATIOS}
         looks = dict(labels={"samples": "images"}, format={"ratio": "{:.0%}".format})
-        return Panel(knobs, look_up=self.look_up, draw=self.draw, draws=SEEDS, **looks | more)
+        return Panel(knobs, look_up=self.look_up, draw=self.draw, seeds=SEEDS, **looks | more)
 
     def look_up(self, state):
         self.looked_up.append(dict(state))

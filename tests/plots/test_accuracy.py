@@ -40,7 +40,7 @@ def test_a_line_that_does_not_span_the_axis_says_where_it_was_measured(table):
 
 def test_one_draw_and_a_live_result_are_read_beside_the_stored_band(table):
     live = pd.DataFrame([("finetune", 50, 0.5, 9, 0.6)], columns=COLUMNS)
-    picture = plots.accuracy_by_samples(table, ratio=0.5, samples=50, draw=2, live=live)
+    picture = plots.accuracy_by_samples(table, ratio=0.5, samples=50, seed=2, live=live)
     assert picture.sentence == (
         "50 images (draw 2), 50 % of filters removed: fine-tuned 59.3 % (all draws: 57.2 % ± 2.1), unrepaired 16.0 %, "
         "teacher 92.1 % (mean ± sd of 3 draws); live: fine-tuned 60.0 %."
@@ -48,7 +48,7 @@ def test_one_draw_and_a_live_result_are_read_beside_the_stored_band(table):
     assert picture.numbers["finetune draw"] == pytest.approx(0.593)
     assert picture.numbers["finetune live"] == 0.6
     assert "live" in texts(picture)
-    assert "live" not in texts(plots.accuracy_by_samples(table, ratio=0.5, samples=50, draw=2))
+    assert "live" not in texts(plots.accuracy_by_samples(table, ratio=0.5, samples=50, seed=2))
 
 
 def test_a_single_draw_claims_no_spread(table):
@@ -140,7 +140,7 @@ def test_a_ratio_is_found_whatever_its_last_digit(table):
     [
         ({"ratio": 0.3}, "accuracy_by_samples: the table has no ratio 0.3.\n  There are: 0.25, 0.5."),
         ({"ratio": 0.5, "samples": 51}, "the table has no samples 51.\n  There are: 50.0, 500.0."),
-        ({"ratio": 0.5, "draw": 3}, "the table has no draw 3.\n  There are: 0, 1, 2."),
+        ({"ratio": 0.5, "seed": 3}, "the table has no seed 3.\n  There are: 0, 1, 2."),
     ],
 )
 def test_what_the_table_does_not_hold_is_refused_with_what_it_holds(table, asked, words):

@@ -30,7 +30,7 @@ def test_two_blocks_have_no_order_to_compare():
 
 
 def test_the_sentence_reads_the_number_of_blocks_that_was_asked_for():
-    picture = plots.accuracy_by_blocks(toy_blocks(), samples=50, blocks=1)
+    picture = plots.accuracy_by_blocks(toy_blocks(), samples=50, count=1)
     assert picture.sentence == (
         "50 images, 1 block dropped: FSKD 80.0 % ± 0.0, unrepaired 70.0 % ± 10.0, teacher 90.0 % "
         "(mean ± sd of 3 draws)."
@@ -39,13 +39,13 @@ def test_the_sentence_reads_the_number_of_blocks_that_was_asked_for():
 
 def test_a_draw_and_a_live_result_stand_beside_the_band():
     live = pd.DataFrame([("fskd", 50, 2, 7, 0.75)], columns=COLUMNS)
-    picture = plots.accuracy_by_blocks(toy_blocks(), samples=50, blocks=2, draw=1, live=live)
+    picture = plots.accuracy_by_blocks(toy_blocks(), samples=50, count=2, seed=1, live=live)
     assert picture.numbers["none draw"] == pytest.approx(0.4) and picture.numbers["fskd live"] == 0.75
     assert "unrepaired 40.0 % (all draws: 40.0 % ± 10.0)" in picture.sentence
     assert "live: FSKD 75.0 %" in picture.sentence
 
 
-@pytest.mark.parametrize("asked", [{"samples": 20}, {"samples": 50, "blocks": 5}, {"samples": 50, "draw": 9}])
+@pytest.mark.parametrize("asked", [{"samples": 20}, {"samples": 50, "count": 5}, {"samples": 50, "seed": 9}])
 def test_what_the_table_has_not_is_refused_with_what_it_has(asked):
     with pytest.raises(ValueError, match="There are"):
         plots.accuracy_by_blocks(toy_blocks(), **asked)

@@ -38,7 +38,7 @@ def test_no_network_of_the_frontier_is_beaten_in_both_and_every_other_is(table):
 
 
 def test_one_draw_stands_out_and_the_chosen_method_is_bold(table):
-    picture = overview(table, method="fskd", samples=50, ratio=0.5, draw=2)
+    picture = overview(table, method="fskd", samples=50, ratio=0.5, seed=2)
     assert "FSKD, 50 images (draw 2), 50 % of MACs removed: 72.0 % (all 3 draws: 70.0 % ± 2.0)" in picture.sentence
     assert picture.numbers["fskd draw"] == pytest.approx(0.72)
     bold = [t.get_text() for t in picture.figure.axes[0].texts if t.get_fontweight() == "bold"]
@@ -101,7 +101,7 @@ def test_runs_that_failed_are_counted_with_the_first_reason(table):
     failed = (table.method == "fskd") & (table.samples == 50) & (table.ratio == 0.5) & (table.seed > 0)
     table.loc[failed, ["accuracy", "latency_ratio", "seconds"]] = NAN
     table["error"] = np.where(failed, "ValueError: too few images", None)
-    picture = overview(table, method="fskd", samples=50, ratio=0.5, draw=2)
+    picture = overview(table, method="fskd", samples=50, ratio=0.5, seed=2)
     assert (
         "this draw not measured (all 1 draw: 68.0 %), 2 of 3 runs failed (ValueError: too few images)"
         in picture.sentence

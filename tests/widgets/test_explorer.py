@@ -28,42 +28,42 @@ def test_every_setting_of_a_real_study_has_its_picture_and_its_sentence(study):
     panel = fsc.widgets.Explorer(study)
     assert isinstance(panel, Panel)
     assert panel.knobs == {"method": ("kd", "bn", "mine"), "samples": (6, 12), "ratio": (0.3, 0.5)}
-    assert panel.draws == (0, 1)
+    assert panel.seeds == (0, 1)
     for method, samples, ratio in itertools.product(*panel.knobs.values()):
-        panel.set(method=method, samples=samples, ratio=ratio, draw=None)
+        panel.set(method=method, samples=samples, ratio=ratio, seed=None)
         rows = study[(study.method == method) & (study.samples == samples) & (study.ratio == ratio)]
         assert panel.numbers[method] == pytest.approx(rows.accuracy.mean()) and panel.numbers["latency_ratio"] == 0.5
         assert f"{samples} images, {100 * ratio:.0f} % of MACs removed: " in panel.sentence
-        panel.set(draw=1)
+        panel.set(seed=1)
         assert panel.numbers[f"{method} draw"] == pytest.approx(rows.accuracy[rows.seed == 1].item())
         assert panel.image.value.startswith("<img alt=") and panel.error is None
 
 
-def test_the_shipped_study_is_explored_without_an_error_and_holes_in_it_are_said():
-    table = pd.read_csv(fsc.data_dir() / "studies" / "methods.csv", comment="#").query("task == 'shapes'")
+def test_the_shipped_study_is_explored_without_an_error_and_what_it_lacks_is_said():
+    table = pd.read_csv(fsc.data_dir() / "studies" / "all_shapes.csv", comment="#")
     panel, spent, said = Explorer(table), [], []
     for method, samples, ratio in itertools.product(*panel.knobs.values()):
-        panel.state["draw"] = None
+        panel.state["seed"] = None
         start = time.process_time()  # CPU time of this process: what else the machine does enters less
         for name, value in (("method", method), ("samples", samples), ("ratio", ratio)):
             panel.sliders[name].value = value
         spent.append(time.process_time() - start)
         assert panel.error is None and shown(panel) == ""
         said.append(panel.sentence)
-    assert all("% of filters removed" in sentence for sentence in said)
+    assert all("% of MACs removed" in sentence for sentence in said)
     assert any("not measured (it is at" in sentence for sentence in said)
     assert np.median(spent) < 0.2, f"{np.median(spent):.3f} s in the median, {max(spent):.3f} s at most"
 
 
 def test_recompute_finds_what_is_stored_and_shows_it_beside(study):
     panel = Explorer(study, toy_task(), toy_net())
-    panel.set(method="bn", samples=12, ratio=0.5, draw=1)
+    panel.set(method="bn", samples=12, ratio=0.5, seed=1)
     stored = panel.numbers["bn draw"]
     assert re.search(r"under 1 s on .*, and the test on 20 images", panel._work.note.value)
     live = panel.recompute()
     assert live.accuracy.item() == stored == panel.numbers["bn live"] and live.latency_ratio.item() == 0.5
     assert panel.sentence.endswith(f"; live: BN re-estimated {100 * stored:.1f} % (draw 1).")
-    panel.set(method="kd", draw=None)
+    panel.set(method="kd", seed=None)
     assert "live" not in panel.sentence
     live = panel.recompute()
     assert (live.seed.item(), live.steps.item()) == (0, 3), "the first draw, and as many steps as stored"
@@ -71,12 +71,16 @@ def test_recompute_finds_what_is_stored_and_shows_it_beside(study):
     assert live.accuracy.item() == there.accuracy.item()
 
 
-def test_a_ratio_of_filters_is_taken_as_such_when_recomputing(study):
-    older = study[["task", "method", "samples", "ratio", "seed", "accuracy"]].query("method != 'mine'")
-    panel = Explorer(older, toy_task(), toy_net())
+def test_a_study_without_times_is_recomputed_and_one_that_may_count_filters_is_not(study):
+    bare = study[["task", "method", "samples", "ratio", "seed", "accuracy", "reached"]].query("method != 'mine'")
+    panel = Explorer(bare, toy_task(), toy_net())
     panel.set(method="bn", ratio=0.5)
     assert panel._work.note.value == "never timed at this setting; and the test on 20 images"
-    assert panel.recompute().setting.item() == 0.5
+    assert panel.recompute().setting.item() == study.query("method == 'bn' and ratio == 0.5").setting.iloc[0]
+    older = bare.drop(columns="reached")
+    assert "50 % of filters removed" in Explorer(older[older.ratio == 0.5]).sentence
+    with pytest.raises(ValueError, match="Explorer: the table has no column reached"):
+        Explorer(older, toy_task(), toy_net())
 
 
 def test_recompute_stops_at_a_step_and_leaves_the_stored_picture(study):
@@ -105,7 +109,7 @@ def test_a_function_of_ones_own_cannot_be_recomputed_and_a_failing_method_says_w
     panel.wait(WAIT)
     assert (
         isinstance(panel.error, RuntimeError)
-        and shown(panel) == "RuntimeError: Explorer: bn failed: ValueError: too few"
+        and shown(panel) == "RuntimeError: bn failed: ValueError: too few"
     )
     panel.set(samples=12)
     assert panel.error is None and shown(panel) == ""
@@ -113,7 +117,7 @@ def test_a_function_of_ones_own_cannot_be_recomputed_and_a_failing_method_says_w
 
 def test_a_function_that_is_passed_is_recomputed_and_one_of_other_code_is_refused(study):
     panel = Explorer(study, toy_task(), toy_net(), methods={"mine": mine})
-    panel.set(method="mine", draw=1)
+    panel.set(method="mine", seed=1)
     stored = panel.numbers["mine draw"]
     assert panel.recompute().accuracy.item() == stored == panel.numbers["mine live"]
     words = r"the function 'mine' \(sha256:\w+\) is not in the study, which has one of that name with other code"

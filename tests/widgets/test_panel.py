@@ -20,12 +20,12 @@ def toy() -> Toy:
 
 def test_every_knob_value_shows_what_the_table_holds(toy):
     panel = toy.panel()
-    for samples, ratio, draw in itertools.product(SAMPLES, RATIOS, (None, *SEEDS)):
-        panel.set(samples=samples, ratio=ratio, draw=draw)
-        assert panel.state == {"samples": samples, "ratio": ratio, "draw": draw}
+    for samples, ratio, seed in itertools.product(SAMPLES, RATIOS, (None, *SEEDS)):
+        panel.set(samples=samples, ratio=ratio, seed=seed)
+        assert panel.state == {"samples": samples, "ratio": ratio, "seed": seed}
         assert panel.numbers["finetune"] == pytest.approx(stored_accuracy(samples, ratio, 1))  # the middle one of three
-        assert panel.numbers.get("finetune draw") == (None if draw is None else stored_accuracy(samples, ratio, draw))
-        which = "" if draw is None else f" (draw {draw})"
+        assert panel.numbers.get("finetune draw") == (None if seed is None else stored_accuracy(samples, ratio, seed))
+        which = "" if seed is None else f" (draw {seed})"
         assert panel.sentence.startswith(f"{samples} images{which}, {100 * ratio:.0f} % of filters removed: fine-tuned")
         assert panel.sentence in html.unescape(panel.line.value) and 'aria-live="polite"' in panel.line.value
         assert panel.image.value.startswith('<img alt="') and panel.error is None and shown(panel) == ""
@@ -41,7 +41,7 @@ def test_several_knobs_at_once_are_drawn_once_and_a_state_seen_before_not_again(
     panel.set(samples=10, ratio=0.25)
     panel.sliders["samples"].value = 500
     panel.sliders["ratio"].value = 0.75
-    assert [state for state, _ in toy.drawn[2:]] == [{"samples": 500, "ratio": 0.25, "draw": None}]
+    assert [state for state, _ in toy.drawn[2:]] == [{"samples": 500, "ratio": 0.25, "seed": None}]
 
 
 def test_a_slider_does_what_set_does(toy):
@@ -62,7 +62,7 @@ def test_draw_other_samples_steps_through_the_draws_and_back_to_the_band(toy):
     panel, seen = toy.panel(), []
     for _ in range(4):
         press(panel, "Draw other samples")
-        seen.append(panel.state["draw"])
+        seen.append(panel.state["seed"])
     assert seen == [0, 1, 2, None]
     assert "(draw" not in panel.sentence
 
@@ -70,9 +70,9 @@ def test_draw_other_samples_steps_through_the_draws_and_back_to_the_band(toy):
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ({"images": 50}, "Panel.set: there is no knob 'images'.\n  There are: samples, ratio, draw."),
+        ({"images": 50}, "Panel.set: there is no knob 'images'.\n  There are: samples, ratio, seed."),
         ({"samples": 51}, "Panel.set: the knob samples has no value 51.\n  It can be 10, 50, 100, 500."),
-        ({"samples": 50, "draw": 7}, "Panel.set: the knob draw has no value 7.\n  It can be None, 0, 1, 2."),
+        ({"samples": 50, "seed": 7}, "Panel.set: the knob seed has no value 7.\n  It can be None, 0, 1, 2."),
     ],
 )
 def test_what_is_not_on_the_grid_is_refused_and_changes_nothing(toy, asked, words):
@@ -84,7 +84,7 @@ def test_what_is_not_on_the_grid_is_refused_and_changes_nothing(toy, asked, word
     assert (panel.state, panel.sentence, panel.sliders["samples"].value) == before and panel.error is None
 
 
-@pytest.mark.parametrize("knobs", [{}, {"samples": ()}, {"draw": (1, 2)}])
+@pytest.mark.parametrize("knobs", [{}, {"samples": ()}, {"seed": (1, 2)}, {"draw": (1, 2)}])
 def test_a_panel_without_knobs_is_refused(knobs):
     with pytest.raises(ValueError, match="Panel: asked for the knobs"):
         Panel(knobs, look_up=dict, draw=None)

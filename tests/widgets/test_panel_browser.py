@@ -44,7 +44,7 @@ MAKE_PANEL = """
 
     panel = widgets.Panel(
         {"samples": (10, 50, 100, 500), "ratio": (0.25, 0.5)}, look_up=look_up, draw=draw, recompute=recompute,
-        cost=lambda state: "about 60 s on this CPU", draws=(0, 1, 2),
+        cost=lambda state: "about 60 s on this CPU", seeds=(0, 1, 2),
         labels={"samples": "images", "ratio": "filters removed"}, format={"ratio": "{:.0%}".format},
     )
     panel
