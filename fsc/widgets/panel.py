@@ -72,8 +72,8 @@ class Panel:
         if not knobs or {"seed", "draw"} & {*knobs} or any(len(values) == 0 for values in knobs.values()):
             raise ValueError(
                 f"asked for the knobs {dict(knobs)}.\n"
-                f"  Pass at least one, each with at least one value. None may be called seed, or draw, as seed was "
-                f"called before: that one is the panel's own."
+                f"  Pass at least one, each with at least one value. None may be called seed (the panel's own) "
+                f"or draw (its old name)."
             )
         self.knobs = {name: tuple(values) for name, values in knobs.items()}
         self.seeds = tuple(seeds)

@@ -16,7 +16,9 @@ def toy_blocks() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-@pytest.mark.parametrize(("second", "agreement"), [((1, 2, 3, 4), 1.0), ((4, 3, 2, 1), -1.0), ((1, 2, 4, 3), 0.8)])
+@pytest.mark.parametrize(
+    ("second", "agreement"), [((1, 2, 3, 4), 1.0), ((4, 3, 2, 1), -1.0), ((1, 2, 4, 3), 0.8)]
+)
 def test_rankings_say_how_far_the_orders_agree(second, agreement):
     table = pd.DataFrame({"a": [0.1, 0.2, 0.4, 0.5], "b": second}, index=["w", "x", "y", "z"])
     picture = plots.rankings(table, x="a", y="b")
@@ -35,6 +37,23 @@ def test_the_sentence_reads_the_number_of_blocks_that_was_asked_for():
         "50 images, 1 block dropped: FSKD 80.0 % ± 0.0, unrepaired 70.0 % ± 10.0, teacher 90.0 % "
         "(mean ± sd of 3 draws)."
     )
+    largest = plots.accuracy_by_blocks(toy_blocks(), samples=50)
+    assert largest.sentence.startswith("50 images, 2 blocks dropped: FSKD 80.0 %")
+
+
+def test_a_method_of_the_readers_own_and_a_single_draw_are_read_as_in_the_other_figures():
+    table = toy_blocks().query("seed != 1 and seed != 2").replace({"method": {"fskd": "mine"}})
+    assert plots.accuracy_by_blocks(table, samples=50, count=1).sentence == (
+        "50 images, 1 block dropped: unrepaired 60.0 %, teacher 90.0 %, mine 80.0 %."
+    )
+
+
+def test_old_keywords_still_work_and_name_their_successors():
+    words = r"accuracy_by_blocks: (draw= is now called seed|blocks= is now called count)="
+    with pytest.warns(FutureWarning, match=words) as warned:
+        old = plots.accuracy_by_blocks(toy_blocks(), samples=50, blocks=1, draw=2)
+    assert len(warned) == 2
+    assert old.sentence == plots.accuracy_by_blocks(toy_blocks(), samples=50, count=1, seed=2).sentence
 
 
 def test_a_draw_and_a_live_result_stand_beside_the_band():
@@ -57,4 +76,7 @@ def test_accuracy_by_time_is_the_mean_of_the_draws_at_each_networks_time():
     table = pd.DataFrame(rows, columns=["family", "network", "accuracy", "ratio", "low", "high"])
     picture = plots.accuracy_by_time(table, teacher=0.9)
     assert picture.numbers["1 block"]["accuracy"] == pytest.approx(0.75) and picture.numbers["draws"] == 2
-    assert "1 block 75.0 % in 90 % of the time" in picture.sentence and "half 60.0 % in 70 %" in picture.sentence
+    assert picture.sentence == (
+        "1 block 75.0 % in 90 % of the time; half 60.0 % in 70 % of the time; teacher 90.0 % "
+        "(means of 2 draws)."
+    )

@@ -1,4 +1,4 @@
-"""The explorer: four knobs over a study, never an exception from a slider, and runs done again beside the stored."""
+"""The explorer: knobs over a study that raise nothing, and runs recomputed beside the stored ones."""
 
 import itertools
 import re
@@ -32,7 +32,8 @@ def test_every_setting_of_a_real_study_has_its_picture_and_its_sentence(study):
     for method, samples, ratio in itertools.product(*panel.knobs.values()):
         panel.set(method=method, samples=samples, ratio=ratio, seed=None)
         rows = study[(study.method == method) & (study.samples == samples) & (study.ratio == ratio)]
-        assert panel.numbers[method] == pytest.approx(rows.accuracy.mean()) and panel.numbers["latency_ratio"] == 0.5
+        assert panel.numbers[method] == pytest.approx(rows.accuracy.mean())
+        assert panel.numbers["latency_ratio"] == 0.5
         assert f"{samples} images, {100 * ratio:.0f} % of MACs removed: " in panel.sentence
         panel.set(seed=1)
         assert panel.numbers[f"{method} draw"] == pytest.approx(rows.accuracy[rows.seed == 1].item())
@@ -72,7 +73,8 @@ def test_recompute_finds_what_is_stored_and_shows_it_beside(study):
 
 
 def test_a_study_without_times_is_recomputed_and_one_that_may_count_filters_is_not(study):
-    bare = study[["task", "method", "samples", "ratio", "seed", "accuracy", "reached"]].query("method != 'mine'")
+    columns = ["task", "method", "samples", "ratio", "seed", "accuracy", "reached"]
+    bare = study.query("method != 'mine'")[columns]
     panel = Explorer(bare, toy_task(), toy_net())
     panel.set(method="bn", ratio=0.5)
     assert panel._work.note.value == "never timed at this setting; and the test on 20 images"
@@ -101,16 +103,14 @@ def test_a_function_of_ones_own_cannot_be_recomputed_and_a_failing_method_says_w
     panel = Explorer(study, toy_task(), toy_net())
     panel.set(method="mine")
     assert panel._work.note.value.startswith("cannot be recomputed")
-    with pytest.raises(ValueError, match="'mine' is a function of your own, and a study keeps its name alone"):
+    with pytest.raises(ValueError, match="Panel.recompute: 'mine' is a function of your own"):
         panel.recompute()
     panel.set(method="bn")
     monkeypatch.setattr(explorer, "do", lambda *_, **__: ({"error": "ValueError: too few"}, None))
     press(panel, "Recompute")
     panel.wait(WAIT)
-    assert (
-        isinstance(panel.error, RuntimeError)
-        and shown(panel) == "RuntimeError: bn failed: ValueError: too few"
-    )
+    assert isinstance(panel.error, RuntimeError)
+    assert shown(panel) == "RuntimeError: bn failed: ValueError: too few"
     panel.set(samples=12)
     assert panel.error is None and shown(panel) == ""
 
@@ -120,7 +120,7 @@ def test_a_function_that_is_passed_is_recomputed_and_one_of_other_code_is_refuse
     panel.set(method="mine", seed=1)
     stored = panel.numbers["mine draw"]
     assert panel.recompute().accuracy.item() == stored == panel.numbers["mine live"]
-    words = r"the function 'mine' \(sha256:\w+\) is not in the study, which has one of that name with other code"
+    words = r"the function 'mine' .* is not in the study, which has one of that name with other code"
     with pytest.raises(ValueError, match=words):
         Explorer(study, toy_task(), toy_net(), methods={"mine": changes_the_teacher})
     with pytest.raises(ValueError, match="'yours' .* is not in the study, which has no method of that name"):
@@ -128,11 +128,11 @@ def test_a_function_that_is_passed_is_recomputed_and_one_of_other_code_is_refuse
 
 
 def test_task_and_teacher_must_be_those_of_the_study(study):
-    with pytest.raises(ValueError, match="Explorer: to recompute it needs task and teacher; the teacher is missing"):
+    with pytest.raises(ValueError, match="Explorer: to recompute it needs task and teacher; the teacher is "):
         Explorer(study, toy_task())
     with pytest.raises(ValueError, match="Explorer: the study's teacher is sha256:"):
         Explorer(study.assign(teacher="sha256:0"), toy_task(), toy_net())
-    with pytest.raises(ValueError, match="Explorer: the study's task is shapes; the one to recompute with is toy"):
+    with pytest.raises(ValueError, match="Explorer: the study's task is shapes; the one to .* with is toy"):
         Explorer(study.assign(task="shapes"), toy_task(), toy_net())
 
 
@@ -145,19 +145,11 @@ def failed_study() -> pd.DataFrame:
 @pytest.mark.parametrize(
     ("study", "error", "words"),
     [
-        ("study.csv", TypeError, "asked for a table, as from fsc.study; got a str.\n  A stored one: pandas.read_csv("),
+        ("study.csv", TypeError, "asked for a table, as from fsc.study; got a str.\n  A stored one: "),
         (frontier_table()[:0], ValueError, "Explorer: the study has no rows.\n  Run fsc.study first"),
-        (pd.DataFrame({"loss": [1.0]}), ValueError, "Explorer: the table has no column method, samples, ratio, seed"),
-        (
-            frontier_table()[:3],
-            ValueError,
-            "Explorer: of 3 rows none has the accuracy of a method with few images; 0 fai",
-        ),
-        (
-            failed_study(),
-            ValueError,
-            "Explorer: of 24 rows none has the accuracy of a method with few images; 21 failed",
-        ),
+        (pd.DataFrame({"loss": [1.0]}), ValueError, "Explorer: the table has no column method, samples, "),
+        (frontier_table()[:3], ValueError, "Explorer: of 3 rows none has the accuracy of a method with few "),
+        (failed_study(), ValueError, "has the accuracy of a method with few images; 21 failed."),
         (frontier_table().assign(task=list("ab") * 12), ValueError, 'as study[(study.task == "a")]'),
     ],
     ids=["path", "empty", "columns", "alone", "failed", "tasks"],
