@@ -17,21 +17,21 @@ from fsc.studies.runs import Run, do, new_bench, prepare
 from fsc.studies.summary import ALONE, check_study, gather
 from fsc.widgets.panel import Panel, State
 
+KNOBS = ("method", "samples", "ratio")
 STEPS = 2000  # of a method that trains, where the study does not say: the default of `fsc.study`
 
 
 class Explorer(Panel):
-    """A study under the knobs method, images and ratio: accuracy against images, the frontier, and a
-    sentence.
+    """A study under the knobs method, images and ratio, as two charts and a sentence.
 
     Everything is looked up in the study; a setting that it lacks says "not measured". With task and teacher,
     *Recompute* repeats the chosen run here, with the chosen draw or else the first, and shows it as a star.
 
     Args:
-        study: the rows of one task and network, from `fsc.study` or `pandas.read_csv(path, comment="#")` of
-            its store: columns method, samples, ratio, seed and accuracy; latency_ratio and seconds are shown
-            where they are there. Without the column reached, the ratio is called that of the filters, else
-            that of the MACs.
+        study: the rows of one task and network, from `fsc.study` or from its store, read with
+            `pandas.read_csv(path, comment="#")`. It needs the columns method, samples, ratio, seed, accuracy;
+            latency_ratio and seconds are shown where they are there. To recompute, it needs a column reached,
+            which shows that its ratio is the share of the MACs.
         task, teacher: those of the study, to recompute with. Both or neither.
         methods: your own functions in the study, {"mine": function}, to recompute them too.
 
@@ -137,9 +137,8 @@ class LiveRuns:
         return pd.DataFrame([row])
 
     def _stored(self, state: State) -> pd.DataFrame:
-        study = self.study
-        same = (study[column] == state[column] for column in ("method", "samples", "ratio"))
-        return study[next(same) & next(same) & next(same)]
+        chosen = self.study[list(KNOBS)] == [state[knob] for knob in KNOBS]
+        return self.study[chosen.all(axis=1)]
 
     def _steps(self, method: str) -> int:
         rows = self.study[self.study.method == method]

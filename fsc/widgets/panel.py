@@ -41,10 +41,8 @@ class Panel:
 
     Args:
         knobs: the values of each knob, by name.
-        look_up: state -> the stored result. Each state is looked up once. A state is {knob: value, ...,
-            "seed": seed}.
-        draw: (result, live=None) -> `Picture`; `live` is what `recompute` returned, to be drawn beside the
-            result.
+        look_up: state -> the stored result. Each state, {knob: value, ..., "seed": seed}, is looked up once.
+        draw: (result, live=None) -> `Picture`; `live` is what `recompute` returned, to be drawn as well.
         recompute: (state, progress) -> a live result. This is the long work: it calls progress(done, total)
             after each step, which raises `Stopped` once Stop was pressed. None: no Recompute button.
         cost: state -> what recomputing costs, in words ("about 20 s on this CPU").
@@ -72,8 +70,7 @@ class Panel:
         if not knobs or {"seed", "draw"} & {*knobs} or any(len(values) == 0 for values in knobs.values()):
             raise ValueError(
                 f"asked for the knobs {dict(knobs)}.\n"
-                f"  Pass at least one, each with at least one value. None may be called seed (the panel's own) "
-                f"or draw (its old name)."
+                f"  Pass at least one, each with at least one value; none may be called seed or draw."
             )
         self.knobs = {name: tuple(values) for name, values in knobs.items()}
         self.seeds = tuple(seeds)
@@ -97,8 +94,7 @@ class Panel:
     @renamed(draw="seed")
     @public
     def set(self, **state) -> None:
-        """Move knobs and draw, before it returns. `seed=3` chooses a draw of the few images, `seed=None` the
-        band.
+        """Move knobs and draw. `seed=3` chooses a draw of the few images, `seed=None` the band over all.
 
         Raises:
             ValueError: no such knob, or the knob has no such value; says what there is.
