@@ -42,6 +42,7 @@ def test_every_setting_of_a_real_study_has_its_picture_and_its_sentence(study):
 
 def test_the_shipped_study_is_explored_without_an_error_and_what_it_lacks_is_said():
     table = pd.read_csv(fsc.data_dir() / "studies" / "all_shapes.csv", comment="#")
+    table = table[~table.samples.isin([100, 200]) & ~table.ratio.isin([0.1, 0.2])]  # 48 settings
     panel, spent, said = Explorer(table), [], []
     for method, samples, ratio in itertools.product(*panel.knobs.values()):
         panel.state["seed"] = None
