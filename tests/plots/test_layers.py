@@ -157,7 +157,7 @@ def test_costs_refuse_a_time_relative_to_something_else():
     ("accuracies", "words"),
     [((0.16, 0.572), "rises from 16.0 % to 57.2 %"), ((0.6, 0.5), "falls from 60.0 % to 50.0 %"),
      ((0.5, 0.505), "hardly moves, from 50.0 % to 50.5 %")],
-)  # fmt: skip
+)
 def test_the_training_curve_says_which_way_things_went(accuracies, words):
     measured = [accuracies[0], np.nan, accuracies[1]]
     history = pd.DataFrame({"step": [0, 100, 200], "loss": [2.3, 0.5, 0.01], "accuracy": measured})

@@ -45,7 +45,7 @@ def test_the_sentence_reads_both_losses_and_says_where_the_held_out_one_was_lowe
     assert picture.numbers == {
         "first loss": 0.9, "last loss": 0.05, "steps": 30, "first held-out": 1.6, "last held-out": 0.6,
         "lowest held-out": 0.5, "lowest at": 20, "images per second": 295.0,
-    }  # fmt: skip
+    }
 
 
 def test_a_held_out_loss_that_ends_at_its_lowest_needs_no_remark(history):
