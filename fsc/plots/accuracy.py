@@ -1,74 +1,94 @@
-"""Accuracy against the two knobs of every notebook, number of few images and compression ratio, and against time."""
+"""Accuracy against the number of few images, the compression ratio, the number of dropped blocks, or time."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from fsc.arguments import check_columns, one_of
-from fsc.plots.drawing import (
-    INK,
-    NAMES,
-    TEXT,
-    WIDE,
-    Picture,
-    in_order,
-    label_lines,
-    new_axes,
-    new_figure,
-    percent,
-    short_percent,
-    styles_of,
-)
+from fsc.arguments import check_columns, one_of, renamed
+from fsc.plots import drawing
+from fsc.plots.drawing import INK, NAMES, WIDE, Picture, in_order, styles_of
+from fsc.plots.readings import counted, ends, mean_sd, percent, short_percent
+from fsc.runtime import public
+from fsc.studies.summary import ALONE
 
 
+@renamed(draw="seed")
+@public
 def accuracy_by_samples(
-    table: pd.DataFrame,
-    *,
-    ratio: float,
-    samples: int | None = None,
-    draw: int | None = None,
-    live: pd.DataFrame | None = None,
-    removed: str = "filters",
+    table: pd.DataFrame, *, ratio: float, samples: int | None = None, seed: int | None = None,
+    live: pd.DataFrame | None = None, removed: str = "filters",
 ) -> Picture:
-    """Accuracy against the number of few images, at one compression ratio: a line a method, a band over the draws.
+    """Draw accuracy against the number of few images, at one compression ratio: one line per method.
+
+    A line shows the means over the draws of the few images; its band is the mean ± standard deviation.
 
     Args:
-        table: columns method, samples, ratio, seed, accuracy (0 .. 1); "teacher" and "none" (unrepaired): samples NaN.
-        samples: the number of images to point at and to read out; None reads out the whole range.
-        draw: the seed of one draw of the few images, to stand out from the band (mean and standard deviation of all).
-        live: rows like those of the table, computed just now: drawn beside it.
+        table: columns method, samples, ratio, seed, accuracy (0 .. 1). The rows of "teacher" and of "none",
+            the unrepaired student, have samples NaN.
+        ratio: the compression ratio.
+        samples: the number of images to point at and to read out; None: the whole range is read out.
+        seed: the seed of one draw, which the lines then show beside the band of all draws.
+        live: rows like those of the table, computed just now: one star per row.
         removed: what the ratio counts, in words.
 
     Returns:
-        A picture whose `numbers` hold each METHOD's accuracy, "METHOD sd", "METHOD draw" and "METHOD live" at `samples`
-        (without `samples`: {samples: accuracy}), and "draws".
+        A picture whose `numbers` hold each METHOD's accuracy, "METHOD sd", "METHOD draw" and "METHOD live" at
+        `samples` (without `samples`: {samples: accuracy}), and "draws".
 
     Raises:
-        ValueError: a column is missing, or the table has no such ratio, samples or draw; says which there are.
+        ValueError: the table lacks a column, the ratio, samples or seed, or mixes tasks or networks.
+
+    >>> fsc.plots.accuracy_by_samples(study, ratio=0.5, samples=50)
     """
-    return _accuracy("accuracy_by_samples", table, ("samples", samples), ("ratio", ratio), draw, live, removed)
+    return _draw_along("samples", samples, "ratio", ratio, table, seed, live, removed)
 
 
+@renamed(draw="seed")
+@public
 def accuracy_by_ratio(
-    table: pd.DataFrame,
-    *,
-    samples: int,
-    ratio: float | None = None,
-    draw: int | None = None,
-    live: pd.DataFrame | None = None,
-    removed: str = "filters",
+    table: pd.DataFrame, *, samples: int, ratio: float | None = None, seed: int | None = None,
+    live: pd.DataFrame | None = None, removed: str = "filters",
 ) -> Picture:
-    """Accuracy against the compression ratio, with one number of few images; all else as in `accuracy_by_samples`."""
-    return _accuracy("accuracy_by_ratio", table, ("ratio", ratio), ("samples", samples), draw, live, removed)
+    """Draw accuracy against the compression ratio, with one number of few images: one line per method.
+
+    Arguments, result and errors are those of `accuracy_by_samples`; `ratio` is the one to point at.
+
+    >>> fsc.plots.accuracy_by_ratio(study, samples=50)
+    """
+    return _draw_along("ratio", ratio, "samples", samples, table, seed, live, removed)
 
 
-def accuracy_by_seconds(table: pd.DataFrame, *, samples: int, ratio: float, removed: str = "filters") -> Picture:
-    """Accuracy against the time a repair took, with one number of few images at one ratio: a method a point.
+@renamed(draw="seed", blocks="count")
+@public
+def accuracy_by_blocks(
+    table: pd.DataFrame, *, samples: int, count: int | None = None, seed: int | None = None,
+    live: pd.DataFrame | None = None,
+) -> Picture:
+    """Draw accuracy against the number of dropped blocks, with one number of few images: one line per method.
+
+    Arguments, result and errors are those of `accuracy_by_samples`, except for:
 
     Args:
-        table: as for `accuracy_by_samples`, and seconds; the median over the draws is shown, from 0.05 s on.
+        table: has a column blocks, the number of dropped blocks, instead of ratio.
+        count: the number of dropped blocks to point at and to read out; None: the largest.
+
+    >>> fsc.plots.accuracy_by_blocks(study, samples=50, count=2)
+    """
+    check_columns(table, "method", "samples", "blocks", "seed", "accuracy")
+    count = table[table.samples == samples].blocks.max() if count is None else count
+    return _draw_along("blocks", count, "samples", samples, table, seed, live)
+
+
+@public
+def accuracy_by_seconds(
+    table: pd.DataFrame, *, samples: int, ratio: float, removed: str = "filters"
+) -> Picture:
+    """Draw accuracy against the seconds that a repair took, at one setting: one point per method.
+
+    Args:
+        table: as for `accuracy_by_samples`, with a column seconds. A point stands at the median of the draws,
+            but at 0.05 s at least.
         samples, ratio, removed: as for `accuracy_by_samples`.
 
     Returns:
@@ -76,194 +96,180 @@ def accuracy_by_seconds(table: pd.DataFrame, *, samples: int, ratio: float, remo
 
     Raises:
         ValueError: as for `accuracy_by_samples`.
+
+    >>> fsc.plots.accuracy_by_seconds(study, samples=50, ratio=0.5)
     """
-    who = "accuracy_by_seconds"
-    _check(who, table, "seconds")
-    repaired = table[table.samples.notna() & table.seconds.notna()]
-    samples = one_of("samples", samples, repaired.samples)
-    repaired = repaired[repaired.samples == samples]
-    ratio = one_of("ratio", ratio, repaired.ratio)
-    groups = dict(list(repaired[repaired.ratio == ratio].groupby("method")))
+    _check(table, "ratio", "seconds")
+    rows = table[table.samples.notna() & table.seconds.notna()]
+    samples = one_of("samples", samples, rows.samples)
+    ratio = one_of("ratio", ratio, rows[rows.samples == samples].ratio)
+    groups = dict(list(rows[(rows.samples == samples) & (rows.ratio == ratio)].groupby("method")))
     levels = table[(table.method == "teacher") | ((table.method == "none") & (table.ratio == ratio))]
     levels = levels.groupby("method").accuracy.mean()
-    styles = styles_of(in_order([*groups, *levels.index]))
 
-    taken = f"{_count(samples)}, {short_percent(ratio)} of {removed} removed"
-    axes = new_axes((figure := new_figure()), WIDE, "time of the repair (s)", "top-1 accuracy (%)", taken)
-    axes.set_ylim(0, 102)
+    setting = f"{counted([samples], 'image')}, {short_percent(ratio)} of {removed} removed"
+    axes = drawing.accuracy_axes(drawing.new_figure(), WIDE, "time of the repair (s)", setting)
     axes.set_xscale("log")
-    numbers, readings, labels, draws = {}, [], [], [len(group) for group in groups.values()]
-    for method, (name, colour, marker) in styles.items():
+    numbers, readings, labels = {}, [], []
+    for method, style in styles_of(in_order([*groups, *levels.index])).items():
+        name, colour, marker = style
         if method in levels:
             mean = numbers[method] = float(levels[method])
-            axes.axhline(100 * mean, color=colour, linewidth=1.5, linestyle="--")
+            drawing.draw_level(axes, mean, colour)
             readings.append(f"{name} {percent(mean)}")
         else:
-            rows = groups[method]
-            mean, sd, seconds = float(rows.accuracy.mean()), float(rows.accuracy.std()), float(rows.seconds.median())
-            place = (max(seconds, 0.05), 100 * mean)  # a stored 0.0 is less than half of a tenth
-            axes.errorbar(*place, 100 * sd if sd > 0 else None, color=colour, marker=marker, markersize=9, capsize=4)
-            readings.append(f"{name} {percent(mean)}{_spread(sd)} in {seconds:.3g} s")
-            numbers |= {method: mean, f"{method} seconds": seconds} | ({f"{method} sd": sd} if sd >= 0 else {})
-        labels.append((100 * mean, name, colour, marker))
+            mean, sd = float(groups[method].accuracy.mean()), float(groups[method].accuracy.std())
+            seconds = float(groups[method].seconds.median())
+            drawing.draw_points(axes, max(seconds, 0.05), mean, sd, colour, marker)  # a log scale has no 0
+            readings.append(f"{name} {mean_sd(mean, sd)} in {seconds:.3g} s")
+            numbers |= {method: mean, f"{method} seconds": seconds}
+            numbers |= {} if pd.isna(sd) else {f"{method} sd": sd}
+        labels.append((100 * mean, *style))
     low, high = axes.get_xlim()
     axes.set_xlim(min(low, 0.09), max(high, 11))  # always a few powers of ten to read the scale by
     axes.xaxis.set_major_formatter("{x:g}")
-    label_lines(axes, labels, leaders=False)
-    several = f" (mean ± sd of {_range(draws)} draws, median time)" if max(draws) > 1 else ""
-    sentence = f"{taken}: {', '.join(readings)}{several}"
-    alt = f"Scatter plot of top-1 accuracy against the seconds that a repair took. {sentence}."
-    return Picture(figure, alt, f"{sentence}.", numbers | {"draws": max(draws)})
+    drawing.label_lines(axes, labels, leaders=False)
+
+    draws = [len(rows) for rows in groups.values()]
+    several = f" (mean ± sd of {counted(draws, 'draw')}, median time)" if max(draws) > 1 else ""
+    sentence = f"{setting}: {', '.join(readings)}{several}."
+    alt = f"Scatter plot of top-1 accuracy against the seconds that a repair took. {sentence}"
+    return Picture(axes.figure, alt, sentence, numbers | {"draws": max(draws)})
 
 
-class Line(NamedTuple):
-    """One method's accuracies along x; a method that does not depend on x has only a level."""
+@dataclass(frozen=True)
+class Line:
+    """One method's accuracies along x. A method that does not depend on x has only a level."""
 
     method: str
     level: float
-    mean: pd.Series        # accuracy by x; empty for a level
-    sd: pd.Series          # over the draws; NaN where there is only one
-    one: pd.Series | None  # accuracy by x in the draw that is to stand out
+    mean: pd.Series  # accuracy by x; empty for a level
+    sd: pd.Series    # over the draws; NaN where there is only one
+    one: pd.Series   # accuracy by x in the draw that was asked for; empty where it was not measured
 
     @property
     def name(self) -> str:
-        return NAMES.get(self.method, self.method)
+        return NAMES.get(self.method, str(self.method))
 
     @property
     def shown(self) -> pd.Series:
-        return self.mean if self.one is None else self.one
+        return self.mean if self.one.empty else self.one
 
 
-def _accuracy(who: str, table: pd.DataFrame, across: tuple, fixed: tuple, draw, live, removed: str) -> Picture:
-    _check(who, table)
-    (x, at), (other, value) = across, fixed
-    repaired = table[table.samples.notna()]
-    value = one_of(other, value, repaired[other])
-    repaired = repaired[repaired[other] == value]
-    at = None if at is None else one_of(x, at, repaired[x])
-    draw = None if draw is None else one_of("draw", draw, repaired.seed)
-    counts = repaired[repaired[x].notna() if at is None else repaired[x] == at].groupby(["method", x]).seed.nunique()
-    draws = int(counts.max())
-    levels = table[(table.method == "teacher") | ((table.method == "none") & ((x == "ratio") | (table.ratio == value)))]
-    groups = dict(list(pd.concat([repaired, levels]).groupby("method")))
-    lines = [_line(method, groups[method], x, draw) for method in in_order(groups)]
-    live = repaired[:0] if live is None else live.dropna(subset=[x])
+def _draw_along(
+    x: str, at: float | None, fixed: str, value: float, table: pd.DataFrame, seed: int | None,
+    live: pd.DataFrame | None, removed: str = "",
+) -> Picture:
+    """Draw accuracy along the column `x`, read out at `at`; the column `fixed` has one value."""
+    _check(table, "blocks" if x == "blocks" else "ratio")
+    rows = table[table.samples.notna()]
+    value = one_of(fixed, value, rows[fixed])
+    rows = rows[rows[fixed] == value]
+    at = None if at is None else one_of(x, at, rows[x])
+    seed = None if seed is None else one_of("seed", seed, rows.seed)
+    alone = table[table.samples.isna() & table.method.isin(ALONE)]
+    alone = alone[(alone.method == "teacher") | (x != "samples") | (alone[fixed] == value)]
+    groups = dict(list(pd.concat([rows, alone]).groupby("method")))
+    lines = [_line(method, groups[method], x, seed) for method in in_order(groups)]
+    live = rows[:0] if live is None else live.dropna(subset=[x])
 
-    span = {x: sorted(repaired[x].unique()) if at is None else [at], other: [value]}
-    images = _count(*_ends(span["samples"]))
-    band = f"; band: mean ± sd of {_range(counts)} draws" if draws > 1 else ""
-    if draw is not None:
-        images, band = f"{images} (draw {draw:.0f})", f"; line: draw {draw:.0f}{band.replace(';', ',')}"
-    taken = " to ".join(map(short_percent, _ends(span["ratio"]))) + f" of {removed} removed"
-    word = short_percent if x == "ratio" else "{:.0f}".format
-    readings = [f"{line.name} {_reading(line, at, _ends(span[x]), word)}" for line in lines if _has(line, at)]
-    sentence = f"{images}, {taken}: {', '.join(readings)}"
-    if draws > 1:
-        sentence += f" ({'means' if at is None else 'mean ± sd'} of {_range(counts)} draws)"
-    numbers = {"draws": draws}
+    span = {x: sorted(rows[x].unique()) if at is None else [at], fixed: [value]}
+    draws = rows[rows[x].isin(span[x])].groupby(["method", x]).seed.nunique()
+    several = counted(draws, "draw") if draws.max() > 1 else ""
+    images, notes = counted(span["samples"], "image"), [f"band: mean ± sd of {several}"] if several else []
+    if seed is not None:
+        images, notes = f"{images} (draw {seed:.0f})", [f"line: draw {seed:.0f}", *notes]
+    if x == "blocks":
+        xlabel, cut = "blocks dropped", f"{counted(span['blocks'], 'block')} dropped"
+    else:
+        cut = f"{' to '.join(map(short_percent, ends(span['ratio'])))} of {removed} removed"
+        xlabel = f"{removed} removed" if x == "ratio" else "number of images"
+    title = cut if x == "samples" else images
+    figure = _draw(lines, x, at, live, xlabel, f"{title}; {', '.join(notes)}" if notes else title)
+
+    there = [line for line in lines if line.mean.empty or at is None or at in line.shown]
+    readings = [f"{line.name} {_reading(line, x, at, span[x])}" for line in there]
+    sentence = f"{images}, {cut}: {', '.join(readings)}"
+    if several:
+        sentence += f" ({'means' if at is None else 'mean ± sd'} of {several})"
+    if len(live):
+        now = [f"{NAMES.get(row.method, row.method)} {percent(row.accuracy)}" for row in live.itertuples()]
+        sentence += f"; live: {', '.join(now)}"
+    numbers = {"draws": int(draws.max())}
     for line in lines:
         numbers |= _numbers(line, at)
-    if len(live):
-        numbers |= {f"{row.method} live": float(row.accuracy) for row in live.itertuples()}
-        readings = [f"{NAMES.get(row.method, row.method)} {percent(row.accuracy)}" for row in live.itertuples()]
-        sentence += f"; live: {', '.join(readings)}"
-
-    xlabel = f"{removed} removed" if x == "ratio" else "number of images"
-    figure = _draw(lines, x, at, live, xlabel, (images if x == "ratio" else taken) + band)
-    return Picture(figure, f"Line chart of top-1 accuracy against {xlabel}. {sentence}.", f"{sentence}.", numbers)
+    numbers |= {f"{row.method} live": float(row.accuracy) for row in live.itertuples()}
+    alt = f"Line chart of top-1 accuracy against {xlabel}. {sentence}."
+    return Picture(figure, alt, f"{sentence}.", numbers)
 
 
-def _line(method: str, rows: pd.DataFrame, x: str, draw: int | None) -> Line:
+def _line(method: str, rows: pd.DataFrame, x: str, seed: int | None) -> Line:
     along = rows[:0] if method == "teacher" else rows.dropna(subset=[x])
-    by_x, one = along.groupby(x).accuracy, along[along.seed == draw].groupby(x).accuracy.mean()
-    return Line(method, float(rows.accuracy.mean()), by_x.mean(), by_x.std(), None if one.empty else one)
+    by_x, one = along.groupby(x).accuracy, along[along.seed == seed].groupby(x).accuracy.mean()
+    return Line(method, float(rows.accuracy.mean()), by_x.mean(), by_x.std(), one)
 
 
-def _has(line: Line, at) -> bool:
-    return line.mean.empty or at is None or at in line.shown
-
-
-def _numbers(line: Line, at) -> dict:
+def _numbers(line: Line, at: float | None) -> dict:
     if line.mean.empty:
         return {line.method: line.level}
     if at is None:
         return {line.method: line.mean.to_dict(), f"{line.method} sd": line.sd.to_dict()}
-    found = {"": line.mean.get(at), " sd": line.sd.get(at), " draw": None if line.one is None else line.one.get(at)}
+    found = {"": line.mean.get(at), " sd": line.sd.get(at), " draw": line.one.get(at)}
     return {line.method + what: float(number) for what, number in found.items() if pd.notna(number)}
 
 
-def _reading(line: Line, at, ends: list, word: Callable[[float], str]) -> str:
+def _reading(line: Line, x: str, at: float | None, span: list[float]) -> str:
     if line.mean.empty:
         return percent(line.level)
-    if at is None:
-        its = _ends(line.shown.index)
-        where = "" if its == ends else f" (at {' to '.join(map(word, its))})"  # a line that does not span the axis
-        return " to ".join(map(percent, _ends(line.shown))) + where
-    several = _spread(line.sd[at])
-    if line.one is None:
-        return percent(line.mean[at]) + several
-    return f"{percent(line.one[at])} (all draws: {percent(line.mean[at])}{several})"
+    if at is not None:
+        all_draws = mean_sd(line.mean[at], line.sd[at])
+        return all_draws if line.one.empty else f"{percent(line.one[at])} (all draws: {all_draws})"
+    reading, its = " to ".join(map(percent, ends(line.shown))), ends(line.shown.index)
+    if its == ends(span):
+        return reading
+    word = short_percent if x == "ratio" else "{:.0f}".format
+    return f"{reading} (at {' to '.join(map(word, its))})"  # this line does not span the axis
 
 
-def _draw(lines: list[Line], x: str, at, live: pd.DataFrame, xlabel: str, title: str) -> Figure:
-    figure, labels, styles = new_figure(), [], styles_of([line.method for line in lines] + list(live.method))
+def _draw(lines: list[Line], x: str, at: float | None, live: pd.DataFrame, xlabel: str, title: str) -> Figure:
+    styles = styles_of([line.method for line in lines] + list(live.method))
     scale, unit = (100, " (%)") if x == "ratio" else (1, "")
-    axes = new_axes(figure, WIDE, xlabel + unit, "top-1 accuracy (%)", title)
-    axes.set_ylim(0, 102)
+    axes = drawing.accuracy_axes(drawing.new_figure(), WIDE, xlabel + unit, title)
+    bands, labels = [], []
     for line in lines:
-        _, colour, marker = styles[line.method]
+        name, colour, marker = styles[line.method]
         if line.mean.empty:
-            axes.axhline(100 * line.level, color=colour, linewidth=1.5, linestyle="--")
-            labels.append((100 * line.level, line.name, colour, marker))
+            drawing.draw_level(axes, line.level, colour)
+            labels.append((100 * line.level, name, colour, marker))
             continue
-        where, middle, half = scale * line.mean.index, 100 * line.mean, 100 * line.sd.fillna(0)
-        axes.fill_between(where, middle - half, middle + half, color=colour, alpha=0.2, linewidth=0)
-        if line.one is not None:
-            axes.plot(where, middle, color=colour, linewidth=1.5, linestyle=":")
-        axes.plot(scale * line.shown.index, 100 * line.shown, color=colour, marker=marker, markersize=7, linewidth=2)
-        labels.append((100 * line.shown.iloc[-1], line.name, colour, marker))
+        places = scale * line.mean.index
+        bands.append((places, line.mean, line.sd, colour, 0.2))
+        if not line.one.empty:
+            axes.plot(places, 100 * line.mean, color=colour, linewidth=1.5, linestyle=":")
+        look = dict(color=colour, marker=marker, markersize=7, linewidth=2)
+        axes.plot(scale * line.shown.index, 100 * line.shown, **look)
+        labels.append((100 * line.shown.iloc[-1], name, colour, marker))
+    drawing.draw_bands(axes, bands)
     for row in live.itertuples():
-        place = (scale * getattr(row, x), 100 * row.accuracy)
-        axes.plot(*place, "*", markersize=20, color=styles[row.method][1], markeredgecolor=INK, zorder=5)
-        text = axes.annotate("live", place, (11, -14), textcoords="offset points", fontsize=TEXT, color=INK, zorder=6)
-        text.set_bbox(dict(facecolor="white", edgecolor="none", alpha=0.8, pad=1))
+        drawing.draw_star(axes, scale * getattr(row, x), row.accuracy, styles[row.method][1])
     if at is not None:
         axes.axvline(scale * at, color=INK, linewidth=1, linestyle=":")
-    ticks = sorted({value for line in lines for value in scale * line.mean.index})
     if x == "samples":
         axes.set_xscale("log")
         axes.minorticks_off()
+    ticks = sorted({place for line in lines for place in scale * line.mean.index})
     axes.set_xticks(ticks, [f"{tick:.4g}" for tick in ticks])
-    label_lines(axes, labels)
-    return figure
+    drawing.label_lines(axes, labels)
+    return axes.figure
 
 
-def _check(who: str, table: pd.DataFrame, *more: str) -> None:
-    """Refuse a table that lacks a column, or holds the rows of several networks or tasks, which no mean may mix."""
-    check_columns(table, "method", "samples", "ratio", "seed", "accuracy", *more)
-    for column in {"task", "arch"} & {*table.columns}:
-        if table[column].nunique() > 1:
+def _check(table: pd.DataFrame, *more: str) -> None:
+    """Refuse a table that lacks a column, or that mixes several networks or tasks: no mean may mix these."""
+    check_columns(table, "method", "samples", *more, "seed", "accuracy")
+    for column in ("task", "arch"):
+        if column in table and table[column].nunique() > 1:
             several = ", ".join(map(str, table[column].unique()))
             raise ValueError(
-                f'{who}: the table mixes rows of several values of "{column}": {several}.\n'
+                f'the table mixes rows of several values of "{column}": {several}.\n'
                 f'  Pass the rows of one, as table[table.{column} == "{table[column].iloc[0]}"].'
             )
-
-
-def _count(*samples: float) -> str:
-    return " to ".join(f"{n:.0f}" for n in samples) + " image" + "s" * (samples != (1,))
-
-
-def _spread(sd: float) -> str:
-    return "" if pd.isna(sd) else f" ± {100 * sd:.1f}"
-
-
-def _range(counts: Iterable[int]) -> str:
-    low, high = min(counts), max(counts)
-    return f"{high}" if low == high else f"{low} to {high}"
-
-
-def _ends(values: Sequence) -> list:
-    """The first and the last, or the only one."""
-    values = list(values)
-    return values[:1] if len(values) == 1 else [values[0], values[-1]]

@@ -1,4 +1,4 @@
-"""What every figure function returns, a `Picture`, and the looks that all figures share."""
+"""`Picture`, which every figure function returns, and the look that all figures share."""
 
 import base64
 import html
@@ -10,10 +10,12 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from PIL import Image
 
-STYLES = {  # method: (name in words, colour, marker); the colours are those of Okabe and Ito, and some dark ones
+STYLES = {  # method: (name in words, colour, marker); colours of Okabe and Ito, and some dark ones
     "finetune": ("fine-tuned", "#D55E00", "o"),
     "kd": ("distilled", "#CC79A7", "s"),
     "fskd": ("FSKD", "#0072B2", "^"),
@@ -30,18 +32,19 @@ STYLES = {  # method: (name in words, colour, marker); the colours are those of 
 NAMES = {method: name for method, (name, _, _) in STYLES.items()}
 COLOURS = {method: colour for method, (_, colour, _) in STYLES.items()}
 MARKERS = {method: marker for method, (_, _, marker) in STYLES.items()}
-OTHERS = (("#9922EE", "<"), ("#5B7083", "d"), ("#880000", "8"))  # methods of the reader's own, in turn
+OTHERS = (("#9922EE", "<"), ("#5B7083", "d"), ("#880000", "8"))  # for the reader's own methods, in turn
 
 INCH = 96  # CSS pixels; figures are drawn with twice as many, for sharp screens and projectors
 TEXT = 11  # points: legible from the back of a room
 INK, GRID = "#222222", "#DDDDDD"
+PAPER = dict(facecolor="white", edgecolor="none", alpha=0.8)  # behind text that may lie on a line
 WIDE = (0.095, 0.15, 0.6, 0.75)  # axes that leave the right of the figure for the names of the lines
 
 
 class Picture(NamedTuple):
-    """A figure that pyplot does not know of, and what it says: as alt text, as one sentence, as numbers.
+    """A figure with what it says: as alt text, as one sentence, as numbers.
 
-    As the last line of a cell it shows itself, with the sentence under it.
+    As the last line of a cell it shows itself, with the sentence under it. pyplot does not know the figure.
     """
 
     figure: Figure
@@ -59,6 +62,7 @@ class Picture(NamedTuple):
         return round(width * INCH), round(height * INCH)
 
     def png(self) -> bytes:
+        """The picture as the bytes of a PNG file, with two pixels per CSS pixel."""
         canvas = FigureCanvasAgg(self.figure)
         canvas.draw()
         image, out = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB"), io.BytesIO()
@@ -77,24 +81,24 @@ class Picture(NamedTuple):
         )
 
     def _ipython_display_(self) -> None:
-        # HTML, because neither JupyterLab nor nbconvert shows the alt text of a PNG; a PNG as well, for what shows no
-        # <img> of an HTML output. The sentence is an output of its own, so that it is there in either case.
+        # HTML, because neither JupyterLab nor nbconvert shows the alt text of a PNG; and a PNG, because some
+        # programs show no <img> of an HTML output. The sentence is a second output, so that both have it.
         from IPython.display import display
 
         width, height = self.size
         metadata = {"image/png": {"alt": self.alt, "width": width, "height": height}}
-        page, png = self.html(), _base64(self.png())
-        display({"text/html": page, "image/png": png, "text/plain": self.alt}, metadata=metadata, raw=True)
+        image = {"text/html": self.html(), "image/png": _base64(self.png()), "text/plain": self.alt}
+        display(image, metadata=metadata, raw=True)
         display({"text/html": f"<p>{html.escape(self.sentence)}</p>", "text/plain": self.sentence}, raw=True)
 
 
 def new_figure(width: float = 7.5, height: float = 4.0) -> Figure:
-    """A figure of so many inches that no pyplot knows of: when nothing refers to it any more, it is gone."""
+    """An empty figure, in inches. pyplot does not keep it: it is deleted with its last reference."""
     return Figure(figsize=(width, height), dpi=2 * INCH)
 
 
 def new_axes(figure: Figure, box: Sequence[float], xlabel: str, ylabel: str, title: str = "") -> Axes:
-    """Axes at (left, bottom, width, height), in parts of the figure, with a grid and text that can be projected."""
+    """Axes with a grid and large text, at (left, bottom, width, height) as shares of the figure."""
     axes = figure.add_axes(box)
     axes.set_xlabel(xlabel, fontsize=TEXT + 1, color=INK)
     axes.set_ylabel(ylabel, fontsize=TEXT + 1, color=INK)
@@ -106,47 +110,86 @@ def new_axes(figure: Figure, box: Sequence[float], xlabel: str, ylabel: str, tit
     return axes
 
 
+def accuracy_axes(figure: Figure, box: Sequence[float], xlabel: str, title: str) -> Axes:
+    """`new_axes` for accuracies in percent."""
+    axes = new_axes(figure, box, xlabel, "top-1 accuracy (%)", title)
+    axes.set_ylim(0, 102)
+    return axes
+
+
+def draw_level(axes: Axes, share: float, colour: str = COLOURS["teacher"], **more) -> None:
+    """Draw a dashed line over the whole width: a share that does not depend on x, such as the teacher's."""
+    axes.axhline(100 * share, color=colour, linewidth=1.5, linestyle="--", **more)
+
+
+def draw_bands(axes: Axes, bands: Iterable[tuple[Sequence, Sequence, Sequence, str, float]]) -> None:
+    """Shade mean ± sd along x for each (x, mean, sd, colour, alpha): one artist is quicker than many."""
+    outlines, shades = [], []
+    for x, mean, sd, colour, alpha in bands:
+        mean, sd = 100 * np.asarray(mean), 100 * np.nan_to_num(np.asarray(sd, dtype=float))
+        outlines.append(np.column_stack([[*x, *x[::-1]], [*(mean - sd), *(mean + sd)[::-1]]]))
+        shades.append(to_rgba(colour, alpha))
+    axes.add_collection(PolyCollection(outlines, facecolors=shades, linewidths=0), autolim=False)
+
+
+def draw_points(axes: Axes, x, accuracy, sd, colour: str, marker: str, *, xerr=None) -> None:
+    """Draw markers with error bars: ± sd vertically, `xerr` horizontally."""
+    sd = 100 * np.nan_to_num(np.asarray(sd, dtype=float))
+    look = dict(color=colour, marker=marker, markersize=9, linewidth=2, elinewidth=1, capsize=3)
+    axes.errorbar(x, 100 * accuracy, sd, xerr, **look)
+
+
+def draw_star(axes: Axes, x: float, accuracy: float, colour: str) -> None:
+    """Draw a result that was computed just now."""
+    axes.plot(x, 100 * accuracy, "*", markersize=20, color=colour, markeredgecolor=INK, zorder=7)
+    above = dict(textcoords="offset points", fontsize=TEXT, color=INK, zorder=8)
+    axes.annotate("live", (x, 100 * accuracy), (11, -14), **above).set_bbox(dict(PAPER, pad=1))
+
+
+def log_ticks(low: float, high: float, *steps: Sequence[float]) -> list[float]:
+    """Round numbers for a log scale: of the first of `steps` that gives at most 8 of them, or of the last."""
+    for each in steps:
+        ticks = [t for t in (step * 10.0**e for e in range(-9, 10) for step in each) if low <= t <= high]
+        if len(ticks) <= 8:
+            break
+    return ticks
+
+
 def styles_of(methods: Iterable[str]) -> dict[str, tuple[str, str, str]]:
-    """Method -> (name in words, colour, marker), for methods of the reader's own too."""
+    """Method -> (name in words, colour, marker); the reader's own methods get the looks of OTHERS."""
     own = itertools.cycle(OTHERS)
     return {m: STYLES[m] if m in STYLES else (str(m), *next(own)) for m in dict.fromkeys(methods)}
 
 
 def label_lines(axes: Axes, labels: Iterable[tuple[float, str, str, str]], *, leaders: bool = True) -> None:
-    """Name lines where they end, right of the axes: (y, text, colour, marker), moved apart where they would overlap.
+    """Name lines at their right end: (y, text, colour, marker) each, moved apart where they would overlap.
 
-    The marker bears the line's colour and the text is dark, so that light colours do not cost legibility. A label that
-    was moved has a leader to the height it belongs to, unless told otherwise.
+    The marker has the line's colour, but the text is dark, so that it can be read where the colour is light.
+    With `leaders`, a short line leads from a moved label to its height.
     """
-    axes.get_xlim(), axes.get_ylim()  # the limits have to be final before anything is measured by them
+    right = axes.get_xlim()[1]  # asking for the limits makes them final, before heights are measured by them
+    axes.get_ylim()
     to_axes = axes.transData + axes.transAxes.inverted()
     apart = 1.28 * TEXT / (72 * axes.get_position().height * axes.figure.get_figheight())
-    labels = sorted((to_axes.transform((axes.get_xlim()[1], y))[1], *rest) for y, *rest in labels)
-    places = []
-    for height, *_ in labels:
-        places.append(max(height, places[-1] + apart if places else 0.0))
-    for i in range(len(places) - 1, -1, -1):  # what was pushed out at the top comes down again
-        places[i] = min(places[i], places[i + 1] - apart if i + 1 < len(places) else 1.0)
+    labels = sorted((to_axes.transform((right, y))[1], *rest) for y, *rest in labels)
+    places, low, high = [], 0.0, 1.0
+    for height, *_ in labels:  # from below: each one above the one before
+        places.append(max(height, low))
+        low = places[-1] + apart
+    for i in reversed(range(len(places))):  # from above: labels beyond the top come down again
+        places[i] = min(places[i], high)
+        high = places[i] - apart
     whole = dict(transform=axes.transAxes, clip_on=False)
     for place, (height, text, colour, marker) in zip(places, labels, strict=True):
         if leaders and abs(place - height) > 0.01:
             axes.plot((1.0, 1.025), (height, place), color=colour, linewidth=1, **whole)
         axes.plot(1.045, place, marker=marker, markersize=8, color=colour, **whole)
-        text = text if len(text) <= 20 else f"…{text[-19:]}"  # of a long name of a module the end says more
+        text = text if len(text) <= 20 else f"…{text[-19:]}"  # the end of a module's long name says more
         axes.text(1.075, place, text, fontsize=TEXT, color=INK, va="center", transform=axes.transAxes)
 
 
-def percent(share: float, digits: int = 1) -> str:
-    return f"{100 * share:.{digits}f} %"
-
-
-def short_percent(share: float) -> str:
-    """A ratio as a reader would write it: 50 %, 12.5 %."""
-    return f"{100 * share:.4g} %"
-
-
 def in_order(methods: Iterable[str]) -> list[str]:
-    """The methods of the series in their own order, then those of the reader's own."""
+    """The methods of STYLES in that order, then the reader's own."""
     methods = list(dict.fromkeys(methods))
     return [m for m in NAMES if m in methods] + [m for m in methods if m not in NAMES]
 

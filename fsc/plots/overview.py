@@ -1,210 +1,223 @@
-"""Accuracy against measured latency, where no other network is both faster and better, beside accuracy by samples."""
+"""Accuracy by samples, and beside it accuracy against measured cost with the frontier of what is best."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.collections import PolyCollection
-from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.transforms import offset_copy
 
-from fsc.plots.drawing import (
-    COLOURS,
-    GRID,
-    INK,
-    NAMES,
-    TEXT,
-    WIDE,
-    Picture,
-    in_order,
-    label_lines,
-    new_axes,
-    new_figure,
-    percent,
-    short_percent,
-    styles_of,
-)
+from fsc.arguments import renamed
+from fsc.plots import drawing
+from fsc.plots.drawing import GRID, INK, NAMES, TEXT, WIDE, Picture, in_order, styles_of
+from fsc.plots.readings import counted, mean_sd, percent, short_percent
+from fsc.runtime import public
 from fsc.studies.summary import ALONE, Point, Points, check_study, frontier, gather
 
 LEFT, RIGHT = (0.075, 0.16, 0.31, 0.74), (0.61, 0.16, 0.37, 0.74)  # the labels stand between, and serve both
-AGAINST = {"latency_ratio": "measured latency (% of the teacher's)", "seconds": "time of the repair (s)"}
-QUICKEST = 0.05  # seconds, on a logarithmic axis: a stored 0.0 is less
+COST_LABELS = {"latency_ratio": "measured latency (% of the teacher's)", "seconds": "time of the repair (s)"}
+QUICKEST = 0.05  # seconds; less is drawn as this much, for a logarithmic axis has no 0
 TENTHS = range(0, 101, 20)
 
 
+@renamed(draw="seed")
+@public
 def overview(
-    table: pd.DataFrame,
-    *,
-    method: str,
-    samples: int,
-    ratio: float,
-    draw: int | None = None,
-    live: pd.DataFrame | None = None,
-    removed: str = "MACs",
+    table: pd.DataFrame, *, method: str, samples: int, ratio: float, seed: int | None = None,
+    live: pd.DataFrame | None = None, removed: str = "MACs",
 ) -> Picture:
-    """One setting among all of a study: left, accuracy against samples, at its ratio; right, the frontier.
+    """Draw one setting among all of a study: accuracy against samples at its ratio, and the frontier.
 
-    On the right each method and ratio has a point, with the asked number of images: the mean of its draws, against
-    measured latency. Where no latency was measured, each method has one, at the asked ratio, against the seconds of its
-    repair; where neither was, there is no right half. The stepped line is the frontier: no point is both above it and
-    left of it; points on it are drawn stronger.
+    On the right each method and ratio has a point: the mean over the draws with the asked number of images,
+    against measured latency. Where no latency was measured, each method has one point at the asked ratio,
+    against the seconds of its repair. Where neither was measured, there is no right half. The stepped line is
+    the frontier: no point is both above it and left of it. Its points are drawn stronger.
 
     Args:
-        table: as from `fsc.study`; at least method, samples, ratio, seed and accuracy. Failed runs: accuracy NaN.
-        method: the one that stands out.
+        table: as from `fsc.study`; at least method, samples, ratio, seed, accuracy (NaN where a run failed).
+        method: the method that stands out.
         samples, ratio: the setting that is read out; it need not have been measured.
-        draw: the seed of one draw, which the lines on the left then follow; None: the means.
-        live: rows like those of the table, computed just now: drawn beside it.
+        seed: the seed of one draw of the few images, which the lines on the left then show; None: the means.
+        live: rows like those of the table, computed just now: one star per row.
         removed: what the ratio counts, in words.
 
     Returns:
-        A picture whose `numbers` hold, at this setting, each METHOD's accuracy, "METHOD sd", "METHOD draw" and "METHOD
-        live"; the chosen one's "draws", "failed" and "latency_ratio" or "seconds"; and "frontier", a list of
-        (method, ratio) from the fastest to the most accurate; the teacher's ratio is None.
+        A picture whose `numbers` hold at this setting each METHOD's accuracy, "METHOD sd", "METHOD draw" and
+        "METHOD live"; the chosen one's "draws", "failed", and "latency_ratio" or "seconds"; "frontier": its
+        points as (method, ratio), from the fastest to the most accurate, with ratio None for the teacher.
 
     Raises:
-        ValueError: a column is missing, or rows are mixed that no mean may mix; says how to choose.
+        ValueError: a column is missing, or the table mixes rows that no mean may mix; says how to choose.
 
-    >>> overview(table, method="fskd", samples=50, ratio=0.5)
+    >>> fsc.plots.overview(study, method="fskd", samples=50, ratio=0.5)
     """
     check_study(table)
-    setting = dict(method=method, samples=samples, ratio=ratio, draw=draw)
-    return draw_overview(gather(table), **setting, live=live, removed=removed)
+    return draw_overview(Setting(gather(table), method, samples, ratio, seed, removed), live)
 
 
-def draw_overview(
-    points: Points, *, method: str, samples: int, ratio: float, draw: int | None = None,
-    live: pd.DataFrame | None, removed: str,
-) -> Picture:  # fmt: skip
-    """`overview`, of a study that was checked and gathered before: what a panel draws again and again."""
-    styles = styles_of(in_order(point.method for point in points))
-    against, costed = points.against, points.costed(samples, ratio)
+@dataclass(frozen=True)
+class Setting:
+    """One setting of a study that was checked and gathered."""
+
+    points: Points
+    method: str
+    samples: int
+    ratio: float
+    seed: int | None = None
+    removed: str = "MACs"
+
+    @cached_property
+    def styles(self) -> dict[str, tuple[str, str, str]]:
+        return styles_of(in_order(point.method for point in self.points))
+
+    @cached_property
+    def costed(self) -> list[Point]:
+        """The points of the right half, from the quickest on."""
+        return self.points.costed(self.samples, self.ratio)
+
+    @cached_property
+    def best(self) -> list[Point]:
+        return frontier(self.costed)
+
+    @cached_property
+    def here(self) -> dict[str, Point]:
+        """Each method's point at this setting."""
+        return {point.method: point for point in self.points.where(samples=self.samples, ratio=self.ratio)}
+
+    @property
+    def mine(self) -> Point:
+        return self.here.get(self.method, Point(self.method, self.ratio, self.samples, [], [], [], None))
+
+    @property
+    def cut(self) -> str:
+        return f"{short_percent(self.ratio)} of {self.removed} removed"
+
+
+def draw_overview(setting: Setting, live: pd.DataFrame | None = None) -> Picture:
+    """`overview` of a study that was checked and gathered once: a panel draws it again and again."""
     live = [] if live is None else live.to_dict("records")
-    taken = f"{short_percent(ratio)} of {removed} removed"
-    drawn = f"lines: draw {draw:.0f}" if draw is not None else "band: ± sd"
-
-    figure = new_figure(10.2, 3.8) if against else new_figure()
-    axes = _axes(figure, LEFT if against else WIDE, "number of images", f"{taken}; {drawn}")
-    axes.set_ylabel("top-1 accuracy (%)", fontsize=TEXT + 1, color=INK)
-    axes.yaxis.set_label_coords(-0.135, 0.5)
-    _by_samples(axes, {point.samples for point in points} - {None}, samples)
-    ends = _draw_lines(axes, points, styles, method, ratio, draw)
-    _draw_live(axes, live, "samples", 1, styles)
-    if not any(point.accuracies for point in points.where(method=method, samples=samples, ratio=ratio)):
-        said = dict(transform=axes.transAxes, ha="center", fontsize=TEXT, color=INK, style="italic", zorder=6)
-        axes.text(0.5, 0.04, f"{styles[method][0]}: not measured here", **said)
+    against, beside = setting.points.against, ""
+    figure = drawing.new_figure(10.2, 3.8) if against else drawing.new_figure()
+    left, ends = _draw_by_samples(figure, setting, live)
     if against:
-        each = "method and ratio" if against == "latency_ratio" else "method"
-        right = _axes(figure, RIGHT, AGAINST[against], f"{_images(samples)}: a point a {each}", bare=True)
-        _draw_frontier(right, costed, against, styles, method, ratio)
-        _draw_live(right, live, against, 100 if against == "latency_ratio" else 1, styles)
+        beside = f", and of accuracy against {COST_LABELS[against]}"
+        right = _draw_by_cost(figure, setting, live)
         if against == "seconds" and "teacher" in ends:
-            right.axhline(100 * ends["teacher"], color=COLOURS["teacher"], linewidth=1.5, linestyle="--")
-        for point in costed:  # measured, but not at this ratio: no line, yet a marker to name
+            drawing.draw_level(right, ends["teacher"])
+        for point in setting.costed:  # measured, but not at this ratio: it has no line, but a marker to name
             ends.setdefault(point.method, point.mean)
-    label_lines(axes, [(100 * y, *styles[name]) for name, y in ends.items()], leaders=not against)
-    for text in axes.texts:
-        text.set_fontweight("bold" if text.get_text() == styles[method][0] else "normal")
+    labels = [(100 * y, *setting.styles[method]) for method, y in ends.items()]
+    drawing.label_lines(left, labels, leaders=not against)
+    for text in left.texts:
+        text.set_fontweight("bold" if text.get_text() == setting.styles[setting.method][0] else "normal")
+    sentence = _sentence(setting, live)
+    alt = f"Line chart of top-1 accuracy against the number of images{beside}. {sentence}"
+    return Picture(figure, alt, sentence, _numbers(setting, live))
 
-    sentence, numbers = _words(points, costed, styles, method, samples, ratio, draw, live, taken)
-    alt = f"Line chart of top-1 accuracy against the number of images{', and of accuracy against ' * bool(against)}"
-    alt += f"{AGAINST.get(against, '')}. {sentence}"
-    return Picture(figure, alt, sentence, numbers)
 
-
-def _axes(figure: Figure, box: tuple, xlabel: str, title: str, *, bare: bool = False) -> Axes:
-    """Axes for percentages; `bare`: its height is to be read on the axes beside it.
-
-    What matplotlib would search a place for, label and title, is told its place, and a bare axis has lines in place of
-    ticks: most of a figure's time goes into these.
-    """
-    axes = new_axes(figure, box, xlabel, "")
+def _axes(figure: Figure, box: Sequence[float], xlabel: str, title: str) -> Axes:
+    """Accuracy axes with fixed places of label and title: searching for these takes most of a redraw."""
+    axes = drawing.accuracy_axes(figure, box, xlabel, "")
     axes.set_title(title, fontsize=TEXT + 1, color=INK, loc="left", y=1.03)
     axes.xaxis.set_label_coords(0.5, -0.115)
+    axes.yaxis.set_label_coords(-0.135, 0.5)
     axes.tick_params(left=False, bottom=False)  # the grid shows where they are
-    axes.set_ylim(0, 102)
-    if bare:
-        axes.yaxis.set_visible(False)
-        axes.hlines(TENTHS, 0, 1, transform=axes.get_yaxis_transform(), color=GRID, linewidth=0.8, zorder=0.5)
-    else:
-        axes.set_yticks(TENTHS)
     return axes
 
 
-def _by_samples(axes: Axes, measured: set[int], samples: int) -> None:
-    """A logarithmic scale with the measured numbers of images, and a line where the asked one is."""
-    ticks = sorted(measured | {samples})
-    edge = (ticks[-1] / ticks[0]) ** 0.05 if len(ticks) > 1 else 2
+def _draw_by_samples(figure: Figure, setting: Setting, live: list[dict]) -> tuple[Axes, dict[str, float]]:
+    """Draw each method's line over the numbers of images; return the axes, and the end of each line."""
+    points, samples = setting.points, setting.samples
+    note = "band: ± sd" if setting.seed is None else f"lines: draw {setting.seed:.0f}"
+    axes = _axes(figure, LEFT if points.against else WIDE, "number of images", f"{setting.cut}; {note}")
+    axes.set_yticks(TENTHS)
+    measured = sorted({point.samples for point in points} - {None})
+    first, last = min(samples, *measured), max(samples, *measured)
+    edge = (last / first) ** 0.05 if first < last else 2
     axes.set_xscale("log")
     axes.minorticks_off()
-    axes.set_xlim(ticks[0] / edge, ticks[-1] * edge)
-    axes.set_xticks(sorted(measured), [str(tick) for tick in sorted(measured)])
+    axes.set_xlim(first / edge, last * edge)
+    axes.set_xticks(measured, [str(n) for n in measured])
     axes.axvline(samples, color=INK, linewidth=1, linestyle=":")
+    ends = _draw_lines(axes, setting)
+    for row in live:
+        drawing.draw_star(axes, row["samples"], row["accuracy"], setting.styles[row["method"]][1])
+    if not setting.mine.accuracies:
+        look = dict(transform=axes.transAxes, ha="center", fontsize=TEXT, color=INK, style="italic", zorder=6)
+        axes.text(0.5, 0.04, f"{setting.styles[setting.method][0]}: not measured here", **look)
+    return axes, ends
 
 
-def _draw_lines(
-    axes: Axes, points: Points, styles: Mapping, chosen: str, ratio: float, draw: int | None
-) -> dict[str, float]:
-    """Draw each method's accuracies, the chosen one bold and last; return where each line ends."""
+def _draw_lines(axes: Axes, setting: Setting) -> dict[str, float]:
     lines: dict[str, list[Point]] = {}
-    for point in [*points.where(ratio=ratio), *points.where(method="teacher")]:
+    for point in [*setting.points.where(ratio=setting.ratio), *setting.points.where(method="teacher")]:
         if point.accuracies:
             lines.setdefault(point.method, []).append(point)
-    ends, bands, shades = {}, [], []
-    for method in sorted(lines, key=lambda m: (m == chosen, [*styles].index(m))):
-        (_, colour, marker), bold = styles[method], method == chosen
+    ends, bands, order = {}, [], [*setting.styles]
+    for method in sorted(lines, key=lambda m: (m == setting.method, order.index(m))):  # the chosen one on top
+        (_, colour, marker), bold = setting.styles[method], method == setting.method
         if method in ALONE:
             ends[method] = lines[method][0].mean
-            axes.axhline(100 * ends[method], color=colour, linewidth=1.5, linestyle="--")
+            drawing.draw_level(axes, ends[method], colour)
             continue
         mine = sorted(lines[method], key=lambda point: point.samples)
-        x, mean, half = np.array([(p.samples, 100 * p.mean, 100 * (p.sd or 0)) for p in mine]).T
-        bands.append(np.column_stack([[*x, *x[::-1]], [*(mean - half), *(mean + half)[::-1]]]))
-        shades.append(to_rgba(colour, 0.25 if bold else 0.1))
-        one = [(p.samples, 100 * p.of(draw)) for p in mine if p.of(draw) is not None]
-        shown = np.array(one).T if one else (x, mean)
+        x, mean = [point.samples for point in mine], [point.mean for point in mine]
+        bands.append((x, mean, [point.sd for point in mine], colour, 0.25 if bold else 0.1))
+        one = {p.samples: p.of(setting.seed) for p in mine if p.of(setting.seed) is not None}
+        where, shown = ([*one], [*one.values()]) if one else (x, mean)
         look = dict(linewidth=3.5, markersize=10) if bold else dict(linewidth=1.3, markersize=6, alpha=0.65)
-        axes.plot(*shown, color=colour, marker=marker, **look)
+        axes.plot(where, 100 * np.array(shown), color=colour, marker=marker, **look)
         if bold and one:
-            axes.plot(x, mean, ":", color=colour, linewidth=1.5)
-        ends[method] = float(shown[1][-1]) / 100
-    axes.add_collection(PolyCollection(bands, facecolors=shades, linewidths=0), autolim=False)  # one artist for all
+            axes.plot(x, 100 * np.array(mean), ":", color=colour, linewidth=1.5)
+        ends[method] = shown[-1]
+    drawing.draw_bands(axes, bands)
     return ends
 
 
-def _draw_frontier(
-    axes: Axes, points: Sequence[Point], against: str, styles: Mapping, chosen: str, ratio: float
-) -> None:
-    scale, least = (100, 0) if against == "latency_ratio" else (1, QUICKEST)
-    x, low, high = np.array([p.cost for p in points]).reshape(-1, 3).T.clip(min=least / scale) * scale
-    mean, half = 100 * np.array([(p.mean, p.sd or 0) for p in points]).reshape(-1, 2).T
-    best = frontier(points)
-    on = np.array([p in best for p in points], dtype=bool)
-    bars = dict(colors=[styles[p.method][1] for p in points], linewidth=1, zorder=2)
-    axes.vlines(x, mean - half, mean + half, **bars)
+def _draw_by_cost(figure: Figure, setting: Setting, live: list[dict]) -> Axes:
+    """Draw accuracies against cost, and the frontier; heights are read on the axes on the left."""
+    points, against, styles = setting.costed, setting.points.against, setting.styles
+    each, scale = ("method and ratio", 100) if against == "latency_ratio" else ("method", 1)
+    title = f"{counted([setting.samples], 'image')}: one point per {each}"
+    axes = _axes(figure, RIGHT, COST_LABELS[against], title)
+    axes.yaxis.set_visible(False)  # lines are quicker to draw than ticks
+    axes.hlines(TENTHS, 0, 1, transform=axes.get_yaxis_transform(), color=GRID, linewidth=0.8, zorder=0.5)
+
+    costs = np.array([point.cost for point in points]).reshape(-1, 3)  # (P, 3): median, low, high
+    x, low, high = np.maximum(scale * costs.T, QUICKEST)
+    mean, half = 100 * np.array([(point.mean, point.sd or 0) for point in points]).reshape(-1, 2).T
+    bars = dict(colors=[styles[point.method][1] for point in points], linewidth=1, zorder=2)
+    axes.vlines(x, mean - half, mean + half, **bars)  # one artist for all points is quicker than many
     axes.hlines(mean, low, high, **bars)
-    axes.step(x[on], mean[on], where="post", color=INK, linewidth=1.2, zorder=1)
-    for method in dict.fromkeys(p.method for p in points):
-        (_, colour, marker), bold = styles[method], method == chosen
-        mine = np.array([p.method == method for p in points])
-        for which, look in ((mine & ~on, dict(alpha=0.65)), (mine & on, dict(markeredgecolor=INK, zorder=4))):
-            look = dict(markersize=11 if bold else 7, zorder=3) | look | ({"alpha": 1, "zorder": 5} if bold else {})
+    best = np.array([point in setting.best for point in points], dtype=bool)
+    axes.step(x[best], mean[best], where="post", color=INK, linewidth=1.2, zorder=1)
+    weak, strong = dict(markersize=7, alpha=0.65, zorder=3), dict(markersize=7, markeredgecolor=INK, zorder=4)
+    for method in dict.fromkeys(point.method for point in points):
+        mine = np.array([point.method == method for point in points])
+        bold = dict(markersize=11, alpha=1, zorder=5) if method == setting.method else {}
+        for which, look in ((mine & ~best, weak | bold), (mine & best, strong | bold)):
             if which.any():
-                axes.plot(x[which], mean[which], marker, color=colour, **look)
-    _name_ratios(axes, [(p.ratio, *at) for p, *at in zip(points, x, mean, strict=True) if p.method == chosen], ratio)
-    if against == "seconds":  # from a tenth of a second to a hundred there are powers of ten to read the scale by
-        ends = min(0.04, 0.8 * low.min(initial=1)), max(110, 1.3 * high.max(initial=1))
+                axes.plot(x[which], mean[which], styles[method][2], color=styles[method][1], **look)
+    chosen = [(p.ratio, *at) for p, *at in zip(points, x, mean, strict=True) if p.method == setting.method]
+    _name_ratios(axes, chosen, setting.ratio)
+    for row in live:
+        if pd.notna(cost := row.get(against)):
+            drawing.draw_star(axes, max(scale * cost, QUICKEST), row["accuracy"], styles[row["method"]][1])
+    if against == "seconds":  # always from a tenth of a second to a hundred, to read the scale by
+        first, last = min(0.04, 0.8 * low.min(initial=1)), max(110, 1.3 * high.max(initial=1))
         axes.set_xscale("log")
         axes.minorticks_off()
-        ticks = [10.0**e for e in range(-1, 7) if 10.0**e <= ends[1]]
+        ticks = drawing.log_ticks(0.1, last, (1,))
         axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.set_xlim(*ends)
+        axes.set_xlim(first, last)
+    return axes
 
 
 def _name_ratios(axes: Axes, places: Sequence[tuple[float, float, float]], asked: float) -> None:
-    """Write each ratio beside its point (ratio, x, y), the asked one with a ring; leave out what would overlap."""
+    """Write each ratio beside its point (ratio, x, y) where there is room; circle the asked one."""
     left, right = axes.get_xlim()
     beside = offset_copy(axes.transData, axes.figure, 9, -15, units="points")
     taken: list[tuple[float, float]] = []
@@ -216,79 +229,79 @@ def _name_ratios(axes: Axes, places: Sequence[tuple[float, float, float]], asked
             taken.append((x, y))
 
 
-def _draw_live(axes: Axes, live: Sequence[Mapping], x: str, scale: float, styles: Mapping) -> None:
-    for row in live:
-        place = scale * row.get(x, float("nan"))
-        if pd.notna(place):
-            look = dict(markersize=20, color=styles[row["method"]][1], markeredgecolor=INK, zorder=7)
-            axes.plot(max(place, QUICKEST), 100 * row["accuracy"], "*", **look)
+def _levels(setting: Setting) -> dict[str, float]:
+    """The accuracies of the unrepaired student at this ratio, and of the teacher."""
+    where = setting.points.where
+    points = [*where(method="none", ratio=setting.ratio), *where(method="teacher")]
+    return {point.method: point.mean for point in points if point.accuracies}
 
 
-def _words(
-    points: Points, costed: Sequence[Point], styles: Mapping, method: str, samples: int, ratio: float,
-    draw: int | None, live: Sequence[Mapping], taken: str,
-) -> tuple[str, dict]:  # fmt: skip
-    """The sentence and the numbers: the setting, what it reached, at what cost, and what there is to compare."""
-    here = {point.method: point for point in points.where(samples=samples, ratio=ratio)}
-    mine = here.get(method, Point(method, ratio, samples, [], [], [], None))
-    means = {name: point.mean for name, point in here.items() if point.accuracies}
-    ones = {name: point.of(draw) for name, point in here.items() if draw is not None}
-    levels = [*points.where(method="none", ratio=ratio), *points.where(method="teacher")]
-    levels = {point.method: point.mean for point in levels if point.accuracies}
-    numbers = means | {f"{name} sd": here[name].sd for name in means if here[name].sd is not None} | levels
-    numbers |= {f"{name} draw": one for name, one in ones.items() if one is not None}
-    numbers |= {"draws": len(mine.accuracies), "failed": len(mine.errors)}
-    numbers["frontier"] = [(point.method, point.ratio) for point in frontier(costed)]
-
-    which = "" if draw is None else f" (draw {draw:.0f})"
-    parts = [f"{styles[method][0]}, {_images(samples)}{which}, {taken}: "]
-    if method in means:
-        several = "" if mine.sd is None else f" ± {100 * mine.sd:.1f}"
-        many = f"{numbers['draws']} draw{'s' * (numbers['draws'] > 1)}"
-        if draw is None:
-            parts += [f"{percent(mine.mean)}{several} ({many})"]
-        else:
-            its = "this draw not measured" if ones[method] is None else percent(ones[method])
-            parts += [f"{its} (all {many}: {percent(mine.mean)}{several})"]
-    else:
-        parts += ["not measured", _elsewhere(points.where(method=method))]
-    if mine.errors:
-        why = f" ({mine.errors[0]})" * bool(mine.errors[0])
-        parts += [f", {len(mine.errors)} of {len(mine.errors) + len(mine.accuracies)} runs failed{why}"]
-    if mine in costed:
-        numbers[points.against] = mine.cost[0]
-        parts += [f", at {_cost(mine, points.against)}, {'on' if mine in frontier(costed) else 'below'} the frontier"]
-    rest = {name: mean for name, mean in means.items() if name != method}
-    if rest:
-        best = max(rest, key=rest.get)
-        named = f"{styles[best][0]} {percent(rest[best])}"
-        if method in means:
-            named = "the best" if means[method] >= rest[best] else f"best {named}"
-            named += f" of {len(means)} methods here"
-        parts += [f"; {named}"]
-    parts += [f"; {NAMES[name]} {percent(level)}" for name, level in levels.items()]
-    for row in live:
-        numbers[f"{row['method']} live"] = float(row["accuracy"])
-        parts += [f"; live: {styles[row['method']][0]} {percent(row['accuracy'])} (draw {row['seed']:.0f})"]
-    return "".join(parts) + ".", numbers
+def _numbers(setting: Setting, live: list[dict]) -> dict:
+    measured = [point for point in setting.here.values() if point.accuracies]
+    numbers = {point.method: point.mean for point in measured} | _levels(setting)
+    for point in measured:
+        found = {"sd": point.sd, "draw": None if setting.seed is None else point.of(setting.seed)}
+        numbers |= {f"{point.method} {what}": value for what, value in found.items() if value is not None}
+    numbers |= {f"{row['method']} live": float(row["accuracy"]) for row in live}
+    numbers |= {"draws": len(setting.mine.accuracies), "failed": len(setting.mine.errors)}
+    if setting.mine in setting.costed:
+        numbers[setting.points.against] = setting.mine.cost[0]
+    return numbers | {"frontier": [(point.method, point.ratio) for point in setting.best]}
 
 
-def _cost(point: Point, against: str) -> str:
-    x, low, high = point.cost
-    if against == "latency_ratio":
-        return f"{percent(x, 0)} of the teacher's latency ({100 * low:.0f} to {percent(high, 0)})"
-    return f"{f'{x:.3g} s' if x >= QUICKEST else f'less than {QUICKEST} s'} of repair"
+def _sentence(setting: Setting, live: list[dict]) -> str:
+    draw = "" if setting.seed is None else f" (draw {setting.seed:.0f})"
+    who = f"{setting.styles[setting.method][0]}, {counted([setting.samples], 'image')}{draw}, {setting.cut}"
+    reached = _reached(setting) + _failed(setting.mine) + _cost(setting)
+    levels = [f"{NAMES[method]} {percent(level)}" for method, level in _levels(setting).items()]
+    now = [f"live: {setting.styles[row['method']][0]} {percent(row['accuracy'])} (draw {row['seed']:.0f})"
+           for row in live]
+    return f"{who}: {'; '.join([reached, *_best_other(setting), *levels, *now])}."
 
 
-def _elsewhere(points: Sequence[Point]) -> str:
-    """Where else a method was measured: its numbers of images at each ratio."""
-    there: dict[float, list[int]] = {}
-    for point in sorted(points, key=lambda point: (point.ratio, point.samples)):
+def _reached(setting: Setting) -> str:
+    """The accuracy of the chosen method; where it was not measured, the settings where it was."""
+    mine = setting.mine
+    if mine.accuracies:
+        draws, mean = counted([len(mine.accuracies)], "draw"), mean_sd(mine.mean, mine.sd)
+        if setting.seed is None:
+            return f"{mean} ({draws})"
+        one = mine.of(setting.seed)
+        return f"{'this draw not measured' if one is None else percent(one)} (all {draws}: {mean})"
+    samples: dict[float, list[str]] = {}
+    for point in sorted(setting.points.where(method=setting.method), key=lambda p: (p.ratio, p.samples)):
         if point.accuracies:
-            there.setdefault(point.ratio, []).append(point.samples)
-    said = [f"{short_percent(r)} with {', '.join(map(str, ns))} images" for r, ns in there.items()]
-    return f" (it is at {'; '.join(said)})" * bool(said)
+            samples.setdefault(point.ratio, []).append(str(point.samples))
+    places = "; ".join(f"{short_percent(r)} with {', '.join(each)} images" for r, each in samples.items())
+    return f"not measured (it is at {places})" if places else "not measured"
 
 
-def _images(samples: int) -> str:
-    return f"{samples} image{'s' * (samples != 1)}"
+def _failed(point: Point) -> str:
+    if not point.errors:
+        return ""
+    why = f" ({point.errors[0]})" if point.errors[0] else ""
+    return f", {len(point.errors)} of {len(point.errors) + len(point.accuracies)} runs failed{why}"
+
+
+def _cost(setting: Setting) -> str:
+    if setting.mine not in setting.costed:
+        return ""
+    x, low, high = setting.mine.cost
+    if setting.points.against == "latency_ratio":
+        cost = f"{percent(x, 0)} of the teacher's latency ({100 * low:.0f} to {percent(high, 0)})"
+    else:
+        cost = f"{f'{x:.3g} s' if x >= QUICKEST else f'less than {QUICKEST} s'} of repair"
+    return f", at {cost}, {'on' if setting.mine in setting.best else 'below'} the frontier"
+
+
+def _best_other(setting: Setting) -> list[str]:
+    """The best other method at this setting; nothing where there is none."""
+    means = {method: point.mean for method, point in setting.here.items() if point.accuracies}
+    rest = [method for method in means if method != setting.method]
+    if not rest:
+        return []
+    best = max(rest, key=means.get)
+    reading, among = f"{setting.styles[best][0]} {percent(means[best])}", f"of {len(means)} methods here"
+    if setting.method not in means:
+        return [reading]
+    return [f"the best {among}" if means[setting.method] >= means[best] else f"best {reading} {among}"]

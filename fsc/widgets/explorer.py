@@ -1,4 +1,4 @@
-"""The explorer: a whole study under four knobs, and any of its runs done again beside what is stored."""
+"""The explorer: a whole study under knobs, and any of its runs recomputed beside the stored ones."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -6,59 +6,60 @@ from dataclasses import replace
 import pandas as pd
 from torch import nn
 
+from fsc.arguments import check_columns
 from fsc.inputs.tasks import Task
-from fsc.plots.drawing import NAMES, in_order, short_percent
-from fsc.plots.overview import draw_overview
-from fsc.runtime import Progress
+from fsc.plots.drawing import NAMES, Picture, in_order
+from fsc.plots.overview import Setting, draw_overview
+from fsc.plots.readings import short_percent
+from fsc.runtime import Progress, public
 from fsc.studies.methods import METHODS, Own, methods_of
 from fsc.studies.provenance import code_of
 from fsc.studies.runs import Run, do, new_bench, prepare
 from fsc.studies.summary import ALONE, check_study, gather
 from fsc.widgets.panel import Panel, State
 
+KNOBS = ("method", "samples", "ratio")
+STEPS = 2000  # of a method that trains, where the study does not say: the default of `fsc.study`
+
 
 class Explorer(Panel):
-    """Method, number of images, compression ratio and draw: accuracy against images, the frontier, and a sentence.
+    """A study under the knobs method, images and ratio, as two charts and a sentence.
 
-    All is looked up in the study; a setting that it does not have says "not measured". With task and teacher,
-    *Recompute* does the chosen run here, on the chosen draw (the first, while none is chosen), and shows it as a star
-    beside what is stored.
+    Everything is looked up in the study; a setting that it lacks says "not measured". With task and teacher,
+    *Recompute* repeats the chosen run here, with the chosen draw or else the first, and shows it as a star.
 
     Args:
-        study: the rows of one task and network, from `fsc.study` or read from a store with
-            `pandas.read_csv(path, comment="#")`: columns method, samples, ratio, seed and accuracy. Of latency_ratio
-            and seconds it takes what is there. With a column reached, its ratio is the share of MACs that goes; without
-            it, that of the filters.
+        study: the rows of one task and network, from `fsc.study` or from its store, read with
+            `pandas.read_csv(path, comment="#")`. It needs the columns method, samples, ratio, seed, accuracy;
+            latency_ratio and seconds are shown where they are there. To recompute, it needs a column reached,
+            which shows that its ratio is the share of the MACs.
         task, teacher: those of the study, to recompute with. Both or neither.
-        methods: functions of your own in the study, {"mine": function}, to recompute them too.
+        methods: your own functions in the study, {"mine": function}, to recompute them too.
 
     Raises:
         TypeError: `study` is no table.
-        ValueError: it is empty, lacks a column, or holds several tasks or networks; task, teacher or a function are not
-            those of the study, or one of the first two is missing.
+        ValueError: the study is empty, lacks a column, or mixes tasks or networks; task, teacher or a
+            function differs from that of the study; only one of task and teacher was passed.
 
-    >>> study = pandas.read_csv("data/studies/methods.csv", comment="#")
-    >>> explorer = fsc.widgets.Explorer(study.query("task == 'shapes'"))
+    >>> study = pandas.read_csv("data/studies/all_shapes.csv", comment="#")
+    >>> explorer = fsc.widgets.Explorer(study)
     >>> explorer.set(method="fskd", samples=50, ratio=0.5)
     >>> explorer.sentence
-    'FSKD, 50 images, 50 % of filters removed: 85.7 % ± 0.8 (5 draws), at 0.7 s of repair, ...'
+    'FSKD, 50 images, 50 % of MACs removed: 84.6 % ± 0.5 (3 draws), at 77 % of the teacher's latency ...'
     """
 
+    @public
     def __init__(
-        self,
-        study: pd.DataFrame,
-        task: Task | None = None,
-        teacher: nn.Module | None = None,
-        *,
+        self, study: pd.DataFrame, task: Task | None = None, teacher: nn.Module | None = None, *,
         methods: Mapping[str, Own] | None = None,
     ):
         _check(study)
+        live_runs = _live_runs(study, task, teacher, methods or {})
         fitted = study[study.samples.notna() & ~study.method.isin(ALONE)]
-        live = _live(study, task, teacher, methods or {})
-        removed, points = "MACs" if "reached" in study else "filters", gather(study)
+        points, removed = gather(study), "MACs" if "reached" in study else "filters"
 
-        def draw(state: State, live: pd.DataFrame | None = None):
-            return draw_overview(points, **state, live=live, removed=removed)
+        def draw(state: State, live: pd.DataFrame | None = None) -> Picture:
+            return draw_overview(Setting(points, **state, removed=removed), live)
 
         super().__init__(
             {
@@ -68,66 +69,68 @@ class Explorer(Panel):
             },
             look_up=dict,
             draw=draw,
-            recompute=live and live.run,
-            cost=live and live.cost,
-            draws=[int(seed) for seed in sorted(fitted.seed.dropna().unique())],
+            recompute=live_runs.run if live_runs else None,
+            cost=live_runs.cost if live_runs else None,
+            seeds=[int(seed) for seed in sorted(fitted.seed.dropna().unique())],
             labels={"samples": "images", "ratio": f"{removed} removed"},
             format={"method": lambda method: NAMES.get(method, str(method)), "ratio": short_percent},
         )
 
 
-class Live:
-    """Runs of a study, done again here, one at a time."""
+class LiveRuns:
+    """Repeats runs of a study, one at a time."""
 
     def __init__(self, study: pd.DataFrame, task: Task, teacher: nn.Module, own: Mapping[str, Own]):
+        check_columns(study, "reached")  # without it the ratio may be that of the filters: other runs
         known = {method: METHODS[method] for method in study.method.unique() if method in METHODS}
         known |= methods_of(own)
-        self.study, self.bench = study, new_bench(task, teacher, known, steps=0, arch=type(teacher).__name__)
-        for name in ("task", "teacher", "data"):
-            asked, mine = self.bench.identity[name], study[name].dropna().unique() if name in study else []
-            if len(mine) and asked not in mine:
+        self.study = study
+        self.bench = new_bench(task, teacher, known, steps=STEPS, arch=type(teacher).__name__)
+        for column in ("task", "teacher", "data"):
+            asked = self.bench.identity[column]
+            stored = study[column].dropna().unique() if column in study else []
+            if len(stored) and asked not in stored:
                 raise ValueError(
-                    f"Explorer: the study's {name} is {mine[0]}; the one to recompute with is {asked}.\n"
-                    f"  What is live would not compare with what is stored. Pass the task and teacher of the study."
+                    f"the study's {column} is {stored[0]}; the one to recompute with is {asked}.\n"
+                    f"  Results of the two cannot be compared. Pass the task and teacher of the study."
                 )
         for name, function in own.items():
             _check_own(study[study.method == name], name, function)
-        if "reached" not in study:  # an older store: its ratio is that of the filters themselves
-            ratios = study.ratio.dropna().unique().tolist()
-            self.bench = replace(self.bench, settings={("filters", ratio): ratio for ratio in ratios})
 
     def cost(self, state: State) -> str:
-        """What the run is going to take, by what it took."""
+        """The expected time of the run, from the stored ones, in words."""
         if state["method"] not in self.bench.methods:
             return "cannot be recomputed: the study has its name, not its function (pass it as methods=)"
         test = f"the test on {len(self.bench.task.test)} images"
         seconds = self._stored(state).seconds.dropna() if "seconds" in self.study else []
         if not len(seconds):
             return f"never timed at this setting; and {test}"
-        where = f" on {self.study.device.dropna().iloc[0]}" if "device" in self.study else ""
-        took = seconds.median()
-        return f"{f'about {took:.2g} s' if took >= 1 else 'under 1 s'}{where}, and {test}"
+        device = self.study.device.dropna().iloc[0] if "device" in self.study else ""
+        took = f"about {seconds.median():.2g} s" if seconds.median() >= 1 else "under 1 s"
+        return f"{took}{' on ' if device else ''}{device}, and {test}"
 
     def run(self, state: State, progress: Progress) -> pd.DataFrame:
-        """The row of the run, as in a study; its latency is that of a stored network of the same structure.
+        """The row of the run, as in a study. Its latency is that of a stored network with the same structure.
 
         Raises:
-            ValueError: the method is neither one of fsc's own, known by name, nor one whose function was passed.
+            ValueError: the method is not one of fsc's own, and its function was not passed.
             RuntimeError: the method failed; says why.
         """
         method, stored = state["method"], self._stored(state)
         if method not in self.bench.methods:
             raise ValueError(
-                f"Explorer: {method!r} is a function of your own, and a study keeps its name alone.\n"
+                f"{method!r} is a function of your own, and a study keeps its name alone.\n"
                 f'  Pass it: Explorer(study, task, teacher, methods={{"{method}": function}}).'
             )
         progress(0, 1)
-        run = Run(method, state["ratio"], state["samples"], self._seed(state, stored))
+        seeds = stored.seed if len(stored) else self.study.seed
+        seed = int(seeds.dropna().min() if state["seed"] is None else state["seed"])
+        run = Run(method, state["ratio"], state["samples"], seed)
         self.bench = prepare(self.bench, [run])
         progress(0, 1)
         row, _ = do(replace(self.bench, steps=self._steps(method)), run, progress=progress)
         if row.get("error"):
-            raise RuntimeError(f"Explorer: {method} failed: {row['error']}")
+            raise RuntimeError(f"{method} failed: {row['error']}")
         progress(1, 1)
         if "structure" in self.study and "latency_ratio" in self.study:
             alike = self.study[self.study.structure == row["structure"]].latency_ratio.dropna()
@@ -135,58 +138,54 @@ class Live:
         return pd.DataFrame([row])
 
     def _stored(self, state: State) -> pd.DataFrame:
-        study = self.study
-        return study[
-            (study.method == state["method"]) & (study.samples == state["samples"]) & (study.ratio == state["ratio"])
-        ]
-
-    def _seed(self, state: State, stored: pd.DataFrame) -> int:
-        seeds = stored.seed if len(stored) else self.study.seed
-        return int(seeds.dropna().min() if state["draw"] is None else state["draw"])
+        chosen = self.study[list(KNOBS)] == [state[knob] for knob in KNOBS]
+        return self.study[chosen.all(axis=1)]
 
     def _steps(self, method: str) -> int:
-        """As many as in the study; where it does not say, as many as a study does by itself."""
         rows = self.study[self.study.method == method]
         steps = rows.steps.dropna() if "steps" in rows else []
-        return int(steps.iloc[0]) if len(steps) else 2000
+        return int(steps.iloc[0]) if len(steps) else STEPS
 
 
-def _live(study: pd.DataFrame, task: Task | None, teacher: nn.Module | None, own: Mapping[str, Own]) -> Live | None:
-    if (task is None) != (teacher is None):
+def _live_runs(
+    study: pd.DataFrame, task: Task | None, teacher: nn.Module | None, own: Mapping[str, Own]
+) -> LiveRuns | None:
+    if task is None and teacher is None:
+        return None
+    if task is None or teacher is None:
         missing = "task" if task is None else "teacher"
         raise ValueError(
-            f"Explorer: to recompute it needs task and teacher; the {missing} is missing.\n  Pass both, or neither."
+            f"to recompute it needs task and teacher; the {missing} is missing.\n  Pass both, or neither."
         )
-    if task is not None and task.test.labels is None:
-        raise ValueError("Explorer: the task's test images have no labels, so there is no accuracy.\n  Leave it out.")
-    return None if task is None else Live(study, task, teacher, own)
+    if task.test.labels is None:
+        raise ValueError("the task's test images have no labels, so there is no accuracy.\n  Pass no task.")
+    return LiveRuns(study, task, teacher, own)
 
 
 def _check_own(rows: pd.DataFrame, name: str, function: Own) -> None:
-    """Refuse a function that the study does not have, or has with other code: it would not compare."""
+    """Refuse a function that is not in the study, or is there with other code."""
     stored, code = rows.function.dropna().unique() if "function" in rows else [], code_of(function)
     if rows.empty or (len(stored) and code not in stored):
         found = "no method of that name" if rows.empty else f"one of that name with other code ({stored[0]})"
         raise ValueError(
-            f"Explorer: the function {name!r} ({code}) is not in the study, which has {found}.\n"
-            f"  What is live would not compare with what is stored. Run fsc.study with this function first."
+            f"the function {name!r} ({code}) is not in the study, which has {found}.\n"
+            f"  Results of the two cannot be compared. Run fsc.study with this function first."
         )
 
 
 def _check(study: pd.DataFrame) -> None:
-    """Refuse what there is nothing to turn knobs over in."""
+    """Refuse a table without the measured accuracy of any method."""
     if not isinstance(study, pd.DataFrame):
         raise TypeError(
-            f"Explorer: asked for a table, as from fsc.study; got a {type(study).__name__}.\n"
+            f"asked for a table, as from fsc.study; got a {type(study).__name__}.\n"
             f'  A stored one: pandas.read_csv(path, comment="#").'
         )
     if study.empty:
-        raise ValueError("Explorer: the study has no rows.\n  Run fsc.study first, or read a store that has some.")
+        raise ValueError("the study has no rows.\n  Run fsc.study first, or read a store that has some.")
     check_study(study)
     if not (study.samples.notna() & study.accuracy.notna() & ~study.method.isin(ALONE)).any():
         failed = int(study.error.notna().sum()) if "error" in study else 0
         raise ValueError(
-            f"Explorer: of {len(study)} rows none has the accuracy of a method with few images; {failed} failed.\n"
-            f"  It shows methods beside teacher and unrepaired student: put one into the study; column error says why "
-            f"runs failed."
+            f"of {len(study)} rows none has the accuracy of a method with few images; {failed} failed.\n"
+            f"  Put a method into the study, beside teacher and unrepaired student. Column error says why."
         )

@@ -1,48 +1,57 @@
-"""Panels: knobs over stored results, a picture, the result in one sentence; nothing is computed before Recompute."""
+"""Panels: knobs over stored results, a picture and the result in one sentence. Only Recompute computes."""
 
 import functools
 import html
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import ipywidgets
 from matplotlib import rc_context
 
+from fsc.arguments import renamed
 from fsc.plots.drawing import Picture
-from fsc.runtime import Progress
+from fsc.runtime import Progress, public, warn
 from fsc.widgets.work import Work, new_button
-
-State = dict[str, Any]
-"""Each knob's value, and "draw": the seed of the draw that stands out, or None for the band over all draws."""
 
 LINE = "font-size: 15px; line-height: 1.4; padding: 4px 0; white-space: pre-wrap"
 RED = "color: #8C0014; background: #FFF1F1; border-left: 4px solid #8C0014; padding-left: 10px"
 
-SHARP = {"text.hinting": "no_hinting"}  # glyphs fitted to pixels so small cost a tenth of the time, for nothing seen
+SHARP = {"text.hinting": "no_hinting"}  # fitting glyphs to pixels takes a tenth of the time; nobody sees it
 
-_drawing = threading.RLock()  # one figure at a time, over all panels: matplotlib does not promise to be thread-safe
+_drawing = threading.RLock()  # one figure at a time, over all panels: matplotlib is not thread-safe
+
+
+class State(dict[str, Any]):
+    """Each knob's value, and "seed": that of the draw that stands out, or None for the band of all draws."""
+
+    def __missing__(self, key: str) -> Any:
+        if key != "draw":
+            raise KeyError(key)
+        warn('state["draw"] is now state["seed"]; the old name goes with the next release.', FutureWarning)
+        return self["seed"]
 
 
 class Panel:
-    """Discrete knobs, the stored result they choose as a picture, and one sentence that says it in words.
+    """Discrete knobs, a picture of the stored result that they choose, and a sentence that reads it.
 
-    Moving a knob looks up and draws; it never computes. What fails is shown in the panel and kept in `error`; `set` and
-    `recompute` raise it as well. As the last line of a cell the panel shows itself.
+    Moving a knob looks up and draws; it never computes. An error is shown in the panel and kept in `error`;
+    `set` and `recompute` raise it as well. As the last line of a cell the panel shows itself.
 
     Args:
-        knobs: the values each knob can take, by name.
-        look_up: state -> the stored result; pure, its results are kept. The state is {knob: value, ..., "draw": seed}.
-        draw: (result, live=None) -> `Picture`; `live` is what `recompute` returned, to be shown beside what was stored.
-        recompute: (state, progress) -> a live result, the real work. It calls progress(done, total) after each step,
-            which raises `Stopped` when Stop was pressed. None: no Recompute button.
+        knobs: the values of each knob, by name.
+        look_up: state -> the stored result. Each state, {knob: value, ..., "seed": seed}, is looked up once.
+        draw: (result, live=None) -> `Picture`; `live` is what `recompute` returned, to be drawn as well.
+        recompute: (state, progress) -> a live result. This is the long work: it calls progress(done, total)
+            after each step, which raises `Stopped` once Stop was pressed. None: no Recompute button.
         cost: state -> what recomputing costs, in words ("about 20 s on this CPU").
-        draws: the seeds that "Draw other samples" steps through; empty: no such button.
-        labels: what to call a knob, where its name will not do.
-        format: how to write a knob's value, where str will not do: {"ratio": "{:.0%}".format}.
+        seeds: the draws that "Draw other samples" steps through; empty: no such button.
+        labels: words for a knob, where its name is not clear enough.
+        format: how to write a knob's value, where str is not enough: {"ratio": "{:.0%}".format}.
 
     Raises:
-        ValueError: a knob has no values, or is called "draw".
+        ValueError: there are no knobs; a knob has no values; a knob is called "seed" or "draw".
 
     >>> panel = Panel({"samples": (10, 50), "ratio": (0.25, 0.5)}, look_up=dict, draw=draw_one)
     >>> panel.set(samples=50, ratio=0.25)
@@ -50,38 +59,42 @@ class Panel:
     '50 images, 25 % of filters removed: ...'
     """
 
+    @renamed(draws="seeds")
+    @public
     def __init__(
-        self,
-        knobs: Mapping[str, Sequence[Hashable]],
-        *,
-        look_up: Callable[[State], Any],
-        draw: Callable[..., Picture],
-        recompute: Callable[[State, Progress], Any] | None = None,
-        cost: Callable[[State], str] | None = None,
-        draws: Sequence[int] = (),
-        labels: Mapping[str, str] | None = None,
-        format: Mapping[str, Callable[[Any], str]] | None = None,
+        self, knobs: Mapping[str, Sequence[Hashable]], *, look_up: Callable[[State], Any],
+        draw: Callable[..., Picture], recompute: Callable[[State, Progress], Any] | None = None,
+        cost: Callable[[State], str] | None = None, seeds: Sequence[int] = (),
+        labels: Mapping[str, str] | None = None, format: Mapping[str, Callable[[Any], str]] | None = None,
     ):
-        if not knobs or "draw" in knobs or any(len(values) == 0 for values in knobs.values()):
+        if not knobs or {"seed", "draw"} & {*knobs} or any(len(values) == 0 for values in knobs.values()):
             raise ValueError(
-                f"Panel: asked for the knobs {dict(knobs)}.\n"
-                f'  There must be one, each with at least one value, and none called "draw", which is the panel\'s own.'
+                f"asked for the knobs {dict(knobs)}.\n"
+                f"  Pass at least one, each with at least one value; none may be called seed or draw."
             )
         self.knobs = {name: tuple(values) for name, values in knobs.items()}
-        self.draws = tuple(draws)
-        self.state: State = {name: values[0] for name, values in self.knobs.items()} | {"draw": None}
+        self.seeds = tuple(seeds)
+        self.state = State({name: values[0] for name, values in self.knobs.items()}, seed=None)
         self.sentence, self.numbers = "", {}
         self.live: Any = None
         self.error: BaseException | None = None
         self._draw, self._recompute, self._cost = draw, recompute, cost
-        self._look_up = functools.lru_cache(maxsize=None)(lambda key: look_up(dict(key)))
-        self._stored = functools.lru_cache(maxsize=256)(self._render)
-        self._placing = False
+        self._look_up = functools.lru_cache(maxsize=None)(lambda key: look_up(State(key)))
+        self._render_stored = functools.lru_cache(maxsize=256)(self._render)
+        self._placing_knobs = False
         self._build(labels or {}, format or {})
         self._show()
 
+    @property
+    def draws(self) -> tuple[int, ...]:
+        """The old name of `seeds`."""
+        warn("Panel.draws is now called Panel.seeds; the old name goes with the next release.", FutureWarning)
+        return self.seeds
+
+    @renamed(draw="seed")
+    @public
     def set(self, **state) -> None:
-        """Move knobs and draw; all has happened when it returns. `draw=SEED` chooses a draw, `draw=None` the band.
+        """Move knobs and draw. `seed=3` chooses a draw of the few images, `seed=None` the band over all.
 
         Raises:
             ValueError: no such knob, or the knob has no such value; says what there is.
@@ -90,20 +103,21 @@ class Panel:
         """
         state = {name: self._on_grid(name, value) for name, value in state.items()}
         if self._work.running:
-            raise RuntimeError("Panel.set: a recomputation is running.\n  Use panel.stop(), or panel.wait(), first.")
+            raise RuntimeError("a recomputation is running.\n  Use panel.stop(), or panel.wait(), first.")
         self.state |= state
         self._show()
 
+    @public
     def recompute(self) -> Any:
-        """Do the work for the knobs as they stand, here and now; draw it beside the stored result, and return it.
+        """Recompute the result for the present knobs, draw it beside the stored one, and return it.
 
         Raises:
-            RuntimeError: the panel has nothing to recompute with, or is at it already.
+            RuntimeError: the panel has no `recompute`, or a recomputation is running.
             Stopped: `stop` was called.
             Exception: whatever `recompute` or `draw` raised.
         """
         if self._recompute is None:
-            raise RuntimeError("Panel.recompute: there is nothing to do.\n  Pass recompute= when making the panel.")
+            raise RuntimeError("there is nothing to do.\n  Pass recompute= when making the panel.")
         return self._work.run()
 
     def stop(self) -> None:
@@ -133,60 +147,63 @@ class Panel:
                 style={"description_width": "initial"},
                 layout={"width": f"calc(140px + {len(label) + longest}ch)", "margin": "2px 16px 2px 2px"},
             )
-            # By itself a slider cuts off a value longer than a number; and its handle must not move with the value.
+            # Without a rule a slider cuts off long values, and its handle moves with the width of the value.
             rules.append(f".fsc-readout-{longest} .widget-readout {{ width: {longest}ch; max-width: none }}")
             slider.add_class(f"fsc-readout-{longest}")
             slider.observe(functools.partial(self._moved, name), names="value")
-        self.draw_button = new_button("Draw other samples", self._draw_another)
+        self.draw_button = new_button("Draw other samples", self._choose_next_draw)
         self._work = Work(self._recompute_and_show, lock=self._lock, fail=self._fail)
         self.message, self.image, self.line = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
-        buttons = [self.draw_button] * bool(self.draws) + [*self._work.widgets] * bool(self._recompute)
-        rows = [ipywidgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in ([*self.sliders.values()], buttons)]
+        buttons = [self.draw_button] if self.seeds else []
+        if self._recompute:
+            buttons += self._work.widgets
+        knobs = ipywidgets.HBox([*self.sliders.values()], layout={"flex_flow": "row wrap"})
+        buttons = ipywidgets.HBox(buttons, layout={"flex_flow": "row wrap"})
         looks = ipywidgets.HTML(f"<style>{' '.join(rules)}</style>", layout={"display": "none"})
-        self.box = ipywidgets.VBox([*rows, self.message, self.image, self.line, looks])
+        self.box = ipywidgets.VBox([knobs, buttons, self.message, self.image, self.line, looks])
 
     def _moved(self, name: str, change: Mapping) -> None:
-        if self._placing:
+        if self._placing_knobs:
             return
-        if self._work.running:  # the knobs are locked, but a move may have been on its way
+        if self._work.running:  # the knobs are locked, but this move was already on its way
             self._place_knobs()
             return
         self.state[name] = change["new"]
         self._show_or_say()
 
-    def _draw_another(self, _) -> None:
-        order = (None, *self.draws)
-        self.state["draw"] = order[(order.index(self.state["draw"]) + 1) % len(order)]
+    def _choose_next_draw(self, _) -> None:
+        order = (None, *self.seeds)
+        self.state["seed"] = order[(order.index(self.state["seed"]) + 1) % len(order)]
         self._show_or_say()
 
     def _place_knobs(self) -> None:
-        self._placing = True
+        self._placing_knobs = True
         try:
             for name, slider in self.sliders.items():
                 slider.value = self.state[name]
         finally:
-            self._placing = False
+            self._placing_knobs = False
 
     def _lock(self, running: bool) -> None:
-        """While the work runs the knobs stay where they are: what comes back belongs to them."""
+        """Lock the knobs while the work runs: its result belongs to their present values."""
         for widget in (*self.sliders.values(), self.draw_button):
             widget.disabled = running
 
     def _on_grid(self, name: str, value: Any) -> Any:
-        choices = self.knobs | {"draw": (None, *self.draws)}
+        choices = self.knobs | {"seed": (None, *self.seeds)}
         if name not in choices:
-            raise ValueError(f"Panel.set: there is no knob {name!r}.\n  There are: {', '.join(choices)}.")
+            raise ValueError(f"there is no knob {name!r}.\n  There are: {', '.join(choices)}.")
         if value not in choices[name]:
             there = ", ".join(map(repr, choices[name]))
-            raise ValueError(f"Panel.set: the knob {name} has no value {value!r}.\n  It can be {there}.")
+            raise ValueError(f"the knob {name} has no value {value!r}.\n  It can be {there}.")
         return choices[name][choices[name].index(value)]
 
     def _show(self, live: Any = None) -> None:
         self._place_knobs()
         key = tuple(self.state.items())
         try:
-            image, sentence, numbers = self._stored(key) if live is None else self._render(key, live)
-            cost = self._cost(dict(self.state)) if self._cost else ""
+            image, sentence, numbers = self._render_stored(key) if live is None else self._render(key, live)
+            cost = self._cost(State(self.state)) if self._cost else ""
         except BaseException as error:
             if live is None:
                 self._put("", "", {})  # the old picture belongs to other knobs
@@ -197,14 +214,11 @@ class Panel:
         self._put(image, sentence, numbers)
 
     def _show_or_say(self) -> None:
-        """For callbacks, whose exceptions Jupyter drops: `_show` has shown and kept it."""
-        try:
+        with suppress(Exception):  # Jupyter drops exceptions of callbacks; `_show` has shown and kept it
             self._show()
-        except Exception:
-            pass
 
     def _recompute_and_show(self, progress: Progress) -> Any:
-        live = self._recompute(dict(self.state), progress)
+        live = self._recompute(State(self.state), progress)
         self._show(live)
         return live
 

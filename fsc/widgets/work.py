@@ -1,9 +1,10 @@
-"""A button that does long work in a thread, tells how far it is, and can be stopped."""
+"""A button that does long work in a thread, says how far it is, and can be stopped."""
 
 import html
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import ipywidgets
@@ -12,19 +13,20 @@ from fsc.runtime import Progress
 
 
 class Stopped(Exception):
-    """Stop was pressed: what `progress` raises inside the work."""
+    """Stop was pressed: `progress` raises it inside the work."""
 
 
 class Work:
-    """Recompute, what it costs, Stop, and a bar while it runs.
+    """The buttons Recompute and Stop, a note, and a bar while the work runs.
 
-    The work runs in a thread, because a kernel handles one message at a time: in the button's own callback, Stop would
-    be heard when there is nothing left to stop.
+    The work runs in a thread, because a kernel handles one message at a time: if the button's own callback
+    did the work, the message of Stop would come after its end.
 
     Args:
-        do: progress -> result. It calls progress(done, total) after each step; that raises `Stopped` after Stop.
+        do: progress -> result. It calls progress(done, total) after each step; that raises `Stopped` after
+            Stop.
         lock: called with True before the work and with False after it.
-        fail: called with what `do` raised, other than `Stopped`.
+        fail: called with any exception of `do` other than `Stopped`.
     """
 
     def __init__(self, do: Callable[[Progress], Any], *, lock: Callable[[bool], None], fail: Callable):
@@ -38,15 +40,15 @@ class Work:
         self._set_running(False)
 
     def run(self) -> Any:
-        """Do it here and now; return what it returns, raise what it raises."""
+        """Do the work here and now; return its result, or raise its exception."""
         if self.running:
-            raise RuntimeError("recompute: it is running already.\n  Stop it (panel.stop()), or wait (panel.wait()).")
+            raise RuntimeError("it is running already.\n  Stop it (panel.stop()), or wait (panel.wait()).")
         self._stop.clear()
         self._set_running(True)
         return self._run()
 
     def start(self) -> None:
-        """Do it in a thread. What it raises goes to `fail` alone."""
+        """Do the work in a thread; an exception goes to `fail` alone."""
         if not self.running:
             self._stop.clear()
             self._set_running(True)
@@ -63,7 +65,7 @@ class Work:
             self._thread.join(timeout)
 
     def say(self, text: str) -> None:
-        """Beside the button: what it costs, how far it is, that it was stopped."""
+        """Write a note beside the button."""
         self.note.value = html.escape(text)
 
     def _run(self) -> Any:
@@ -79,15 +81,13 @@ class Work:
             self._set_running(False)
 
     def _run_quietly(self) -> None:
-        try:
+        with suppress(Exception):  # `fail` has it
             self._run()
-        except Exception:  # `fail` has it
-            pass
 
     def _progress(self, done: int, total: int) -> None:
         if self._stop.is_set():
-            raise Stopped("recompute: Stop was pressed.")
-        if done == total or time.monotonic() - self._reported > 0.1:  # each report is a message to the browser
+            raise Stopped("Stop was pressed.")
+        if done == total or time.monotonic() - self._reported > 0.1:  # each one is a message to the browser
             self._reported = time.monotonic()
             self.bar.max, self.bar.value = total, done
             self.say(f"{done} of {total}")

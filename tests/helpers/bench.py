@@ -172,9 +172,9 @@ def knob():
     repaired = table[table.samples.notna()]
     knobs = {"samples": sorted(repaired.samples.unique()), "ratio": sorted(repaired.ratio.unique())}
     draw = functools.partial(draw_curves, table)
-    panel = fsc.widgets.Panel(knobs, look_up=dict, draw=draw, draws=sorted(repaired.seed.unique()))
-    settings = [dict(zip(("samples", "ratio", "draw"), values, strict=True))
-                for values in itertools.product(*knobs.values(), (None, *panel.draws))]
+    panel = fsc.widgets.Panel(knobs, look_up=dict, draw=draw, seeds=sorted(repaired.seed.unique()))
+    settings = [dict(zip(("samples", "ratio", "seed"), values, strict=True))
+                for values in itertools.product(*knobs.values(), (None, *panel.seeds))]
     return [1000 * seconds(functools.partial(panel.set, **setting)) for setting in settings[1:]]
 
 

@@ -18,10 +18,10 @@ import nbformat
 from playwright.sync_api import Locator, Page, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+         "--disable-background-networking", "--disable-component-update"]
 SETTINGS = {
-    # All cells on the page, not only those in view: then all their prompts can be read.
+    # Put all cells on the page, not only those in view, so that all their prompts can be read.
     "notebook-extension/tracker": '{"windowingMode": "none"}',
     "apputils-extension/notification": '{"fetchNews": "false", "checkForUpdates": false}',
 }
@@ -76,7 +76,7 @@ class Notebook:
 def open_notebook(source: Path, folder: Path, chromium: str) -> Iterator[Notebook]:
     """Copy `source` into the empty `folder` and open the copy in a JupyterLab that knows nothing outside it.
 
-    Settings, kernels' files and screenshots go to `folder` as well: nothing of the reader's own is used or changed.
+    Settings, kernels' files and screenshots go to `folder` as well: nothing of the reader is used or changed.
     """
     work, home, shots = (folder / name for name in ("work", "home", "shots"))
     for path in (work, home, shots):
@@ -116,16 +116,19 @@ def _server(work: Path, home: Path) -> Iterator[str]:
     environment |= {f"JUPYTERLAB_{name.upper()}_DIR": str(home / name) for name in ("settings", "workspaces")}
     environment |= {"IPYTHONDIR": str(home / "ipython"), "FSC_BUDGET": "quick"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1", f"--port={port}"]
-    command += ["--ServerApp.port_retries=0", f"--IdentityProvider.token={token}", f"--ServerApp.root_dir={work}"]
+    command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ip=127.0.0.1"]
+    command += [f"--port={port}", "--ServerApp.port_retries=0", f"--ServerApp.root_dir={work}"]
+    command += [f"--IdentityProvider.token={token}"]
     with (home / "server.log").open("w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=work)
         try:
             address = f"http://127.0.0.1:{port}/{{path}}?token={token}"
-            _wait_until(lambda: _answers(address.format(path="api/status"), server), "JupyterLab did not start")
+            status = address.format(path="api/status")
+            _wait_until(lambda: _answers(status, server), "JupyterLab did not start")
             yield address
         except TimeoutError as error:
-            raise RuntimeError(f"{error}:\n{(home / 'server.log').read_text(encoding='utf-8')[-3000:]}") from None
+            log_end = (home / "server.log").read_text(encoding="utf-8")[-3000:]
+            raise RuntimeError(f"{error}:\n{log_end}") from None
         finally:
             server.terminate()  # it ends its kernels before it goes
             try:
@@ -143,7 +146,7 @@ def _answers(address: str, server: subprocess.Popen) -> bool:
 
 
 def _kernel_is_ready(address: str) -> bool:
-    """One that waits for the page: before, JupyterLab would ask which kernel to use."""
+    """Whether an idle kernel is connected to the page; before that, JupyterLab would ask for a kernel."""
     with urllib.request.urlopen(address, timeout=5) as answer:
         kernels = [session["kernel"] for session in json.load(answer)]
     return any(kernel["execution_state"] == "idle" and kernel["connections"] > 0 for kernel in kernels)
@@ -158,7 +161,8 @@ def _wait_until(true: Callable[[], bool], complaint: str) -> None:
 
 
 def save_notebook(path: Path, *cells: str) -> Path:
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(textwrap.dedent(c).strip()) for c in cells])
+    cells = [nbformat.v4.new_code_cell(textwrap.dedent(cell).strip()) for cell in cells]
+    notebook = nbformat.v4.new_notebook(cells=cells)
     notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     nbformat.write(notebook, path)
     return path

@@ -1,4 +1,4 @@
-"""A small panel for tests, over a table whose every number can be foretold, and the fingers to use it."""
+"""A small panel for tests over a table with known numbers, and functions that press its buttons."""
 
 import html
 import itertools
@@ -19,7 +19,8 @@ def stored_accuracy(samples: int, ratio: float, seed: int) -> float:
     return round(0.9 - ratio / (1 + np.log10(samples)) + 0.01 * seed, 6)
 
 
-ROWS = [("finetune", n, r, s, stored_accuracy(n, r, s)) for n, r, s in itertools.product(SAMPLES, RATIOS, SEEDS)]
+SETTINGS = itertools.product(SAMPLES, RATIOS, SEEDS)
+ROWS = [("finetune", *setting, stored_accuracy(*setting)) for setting in SETTINGS]
 ROWS += [("none", np.nan, r, 0, 0.8 - r) for r in RATIOS] + [("teacher", np.nan, np.nan, 0, 0.921)]
 TABLE = pd.DataFrame(ROWS, columns=COLUMNS)
 
@@ -33,7 +34,7 @@ class Toy:
     def panel(self, **more) -> Panel:
         knobs = {"samples": SAMPLES, "ratio": RATIOS}
         looks = dict(labels={"samples": "images"}, format={"ratio": "{:.0%}".format})
-        return Panel(knobs, look_up=self.look_up, draw=self.draw, draws=SEEDS, **looks | more)
+        return Panel(knobs, look_up=self.look_up, draw=self.draw, seeds=SEEDS, **looks | more)
 
     def look_up(self, state):
         self.looked_up.append(dict(state))

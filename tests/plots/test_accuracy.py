@@ -1,4 +1,4 @@
-"""Accuracy against images, ratio and time: the numbers are the table's, and the sentence says them."""
+"""Accuracy against images, ratio, blocks and time: numbers and sentence are those of the table."""
 
 import itertools
 
@@ -24,31 +24,32 @@ def test_the_sentence_reads_the_point_that_the_knobs_chose(table):
 
 def test_without_a_point_the_sentence_reads_the_range(table):
     assert plots.accuracy_by_samples(table, ratio=0.5).sentence == (
-        "50 to 500 images, 50 % of filters removed: fine-tuned 57.2 % to 80.0 %, unrepaired 16.0 %, teacher 92.1 % "
-        "(means of 3 draws)."
+        "50 to 500 images, 50 % of filters removed: fine-tuned 57.2 % to 80.0 %, unrepaired 16.0 %, "
+        "teacher 92.1 % (means of 3 draws)."
     )
     assert plots.accuracy_by_ratio(table, samples=50).sentence == (
-        "50 images, 25 % to 50 % of filters removed: fine-tuned 75.0 % to 57.2 %, unrepaired 60.0 % to 16.0 %, "
-        "teacher 92.1 % (means of 3 draws)."
+        "50 images, 25 % to 50 % of filters removed: fine-tuned 75.0 % to 57.2 %, "
+        "unrepaired 60.0 % to 16.0 %, teacher 92.1 % (means of 3 draws)."
     )
 
 
 def test_a_line_that_does_not_span_the_axis_says_where_it_was_measured(table):
-    short = pd.concat([table, table[(table.method == "finetune") & (table.ratio == 0.5)].assign(method="mir")])
-    assert "fine-tuned 75.0 % to 57.2 %, MiR 57.2 % (at 50 %), " in plots.accuracy_by_ratio(short, samples=50).sentence
+    short = table[(table.method == "finetune") & (table.ratio == 0.5)].assign(method="mir")
+    picture = plots.accuracy_by_ratio(pd.concat([table, short]), samples=50)
+    assert "fine-tuned 75.0 % to 57.2 %, MiR 57.2 % (at 50 %), " in picture.sentence
 
 
 def test_one_draw_and_a_live_result_are_read_beside_the_stored_band(table):
     live = pd.DataFrame([("finetune", 50, 0.5, 9, 0.6)], columns=COLUMNS)
-    picture = plots.accuracy_by_samples(table, ratio=0.5, samples=50, draw=2, live=live)
+    picture = plots.accuracy_by_samples(table, ratio=0.5, samples=50, seed=2, live=live)
     assert picture.sentence == (
-        "50 images (draw 2), 50 % of filters removed: fine-tuned 59.3 % (all draws: 57.2 % ± 2.1), unrepaired 16.0 %, "
-        "teacher 92.1 % (mean ± sd of 3 draws); live: fine-tuned 60.0 %."
+        "50 images (draw 2), 50 % of filters removed: fine-tuned 59.3 % (all draws: 57.2 % ± 2.1), "
+        "unrepaired 16.0 %, teacher 92.1 % (mean ± sd of 3 draws); live: fine-tuned 60.0 %."
     )
     assert picture.numbers["finetune draw"] == pytest.approx(0.593)
     assert picture.numbers["finetune live"] == 0.6
     assert "live" in texts(picture)
-    assert "live" not in texts(plots.accuracy_by_samples(table, ratio=0.5, samples=50, draw=2))
+    assert "live" not in texts(plots.accuracy_by_samples(table, ratio=0.5, samples=50, seed=2))
 
 
 def test_a_single_draw_claims_no_spread(table):
@@ -79,8 +80,8 @@ def test_the_line_that_is_drawn_is_the_mean_in_percent(table):
 def test_several_methods_of_the_readers_own_can_be_told_apart(table):
     own = [table.assign(method=table.method.replace("finetune", name)) for name in ("mine", "yours")]
     (axes,) = plots.accuracy_by_samples(pd.concat(own), ratio=0.5).figure.axes
-    looks = {(line.get_color(), line.get_marker()) for line in axes.lines if list(line.get_xdata()) == [50, 500]}
-    assert len(looks) == 2
+    lines = [line for line in axes.lines if list(line.get_xdata()) == [50, 500]]
+    assert len({(line.get_color(), line.get_marker()) for line in lines}) == len(lines) == 2
 
 
 @pytest.mark.parametrize("figure", ["accuracy_by_samples", "accuracy_by_seconds"])
@@ -93,9 +94,9 @@ def test_rows_of_two_networks_are_not_averaged(figure):
 
 
 def test_methods_with_fewer_draws_are_not_said_to_have_as_many():
-    sentence = plots.accuracy_by_samples(timed_draws(), ratio=0.5, samples=50).sentence
-    assert sentence.endswith("(mean ± sd of 2 to 3 draws).")
-    assert plots.accuracy_by_samples(timed_draws(), ratio=0.5, samples=500).sentence.endswith("(mean ± sd of 3 draws).")
+    for samples, draws in ((50, "2 to 3"), (500, "3")):
+        sentence = plots.accuracy_by_samples(timed_draws(), ratio=0.5, samples=samples).sentence
+        assert sentence.endswith(f"(mean ± sd of {draws} draws).")
 
 
 def test_time_is_read_as_the_median_of_the_draws():
@@ -140,7 +141,7 @@ def test_a_ratio_is_found_whatever_its_last_digit(table):
     [
         ({"ratio": 0.3}, "accuracy_by_samples: the table has no ratio 0.3.\n  There are: 0.25, 0.5."),
         ({"ratio": 0.5, "samples": 51}, "the table has no samples 51.\n  There are: 50.0, 500.0."),
-        ({"ratio": 0.5, "draw": 3}, "the table has no draw 3.\n  There are: 0, 1, 2."),
+        ({"ratio": 0.5, "seed": 3}, "the table has no seed 3.\n  There are: 0, 1, 2."),
     ],
 )
 def test_what_the_table_does_not_hold_is_refused_with_what_it_holds(table, asked, words):
@@ -152,9 +153,9 @@ def test_what_the_table_does_not_hold_is_refused_with_what_it_holds(table, asked
 def test_a_label_that_had_to_move_has_a_leader_to_its_line():
     rows = [(m, n, 0.5, 0, a) for m, a in (("mir", 0.9), ("fskd", 0.9), ("kd", 0.4)) for n in (10, 500)]
     (axes,) = plots.accuracy_by_samples(pd.DataFrame(rows, columns=COLUMNS), ratio=0.5).figure.axes
-    leaders = [line for line in axes.lines if line.get_transform() == axes.transAxes and len(line.get_xdata()) == 2]
-    assert len(leaders) == 1
-    assert leaders[0].get_ydata()[0] == pytest.approx(90 / 102) and leaders[0].get_ydata()[1] > 90 / 102
+    beside = [line for line in axes.lines if line.get_transform() == axes.transAxes]
+    (leader,) = [line.get_ydata() for line in beside if len(line.get_ydata()) == 2]
+    assert leader[0] == pytest.approx(90 / 102) and leader[1] > 90 / 102
 
 
 def test_labels_of_lines_that_end_together_do_not_overlap():

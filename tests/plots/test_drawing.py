@@ -1,4 +1,4 @@
-"""Pictures: shown with alt text that is safe, gone when nobody holds them, in colours that everybody can tell apart."""
+"""Pictures have escaped alt text, are deleted with their last reference, and have colours to tell apart."""
 
 import base64
 import gc
@@ -24,7 +24,8 @@ def chart(method: str = "finetune") -> plots.Picture:
 def test_alt_text_is_escaped():
     page = chart("\"><script>alert(1)</script>").html()
     assert "<script>" not in page and "&lt;script&gt;" in page and "&quot;&gt;" in page
-    assert page.count("<") == 1 and page.startswith('<img alt="Line chart of top-1 accuracy against number of images.')
+    assert page.count("<") == 1
+    assert page.startswith('<img alt="Line chart of top-1 accuracy against number of images.')
 
 
 @pytest.fixture
@@ -69,13 +70,21 @@ def test_a_figure_is_gone_when_its_picture_is():
     assert figure() is None
 
 
-# Viénot's and Brettel's simulations as refitted by Machado, Oliveira and Fernandes (2009), severity 1, on linear sRGB.
+# The simulations of Viénot and Brettel, refitted by Machado, Oliveira and Fernandes (2009), on linear sRGB.
 SIGHT = {
     "all cones": np.eye(3),
-    "no red cones": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    "no green cones": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881]],
-    "no blue cones": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039]],
+    "no red cones": [
+        [0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998],
+    ],
+    "no green cones": [
+        [0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.01182, 0.04294, 0.968881],
+    ],
+    "no blue cones": [
+        [1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.3039],
+    ],
 }
+TO_XYZ = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.072175],
+          [0.0193339, 0.119192, 0.9503041]]
 
 
 def linear(colour: str) -> np.ndarray:
@@ -84,8 +93,7 @@ def linear(colour: str) -> np.ndarray:
 
 
 def lab(rgb: np.ndarray) -> np.ndarray:
-    to_xyz = [[0.4124564, 0.3575761, 0.1804375], [0.2126729, 0.7151522, 0.0721750], [0.0193339, 0.1191920, 0.9503041]]
-    xyz = np.array(to_xyz) @ rgb.clip(0, 1) / [0.95047, 1, 1.08883]
+    xyz = np.array(TO_XYZ) @ rgb.clip(0, 1) / [0.95047, 1, 1.08883]
     f = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
 

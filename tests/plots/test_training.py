@@ -1,4 +1,4 @@
-"""The history of a training as a figure: its numbers are the table's, and what was not measured is not drawn."""
+"""The course of a training as a figure: numbers and lines are those of the table."""
 
 import io
 
@@ -39,13 +39,13 @@ def every_figure(history) -> dict:
 def test_the_sentence_reads_both_losses_and_says_where_the_held_out_one_was_lowest(history):
     picture = loss_history(history)
     assert picture.sentence == (
-        "In 30 steps the loss on the fitted images goes from 0.9 to 0.05, on the held-out ones from 1.6 to 0.6 "
-        "(lowest: 0.5 at step 20); 295 images a second."
+        "In 30 steps the loss on the fitted images goes from 0.9 to 0.05, "
+        "on the held-out ones from 1.6 to 0.6 (lowest: 0.5 at step 20); 295 images a second."
     )
     assert picture.numbers == {
         "first loss": 0.9, "last loss": 0.05, "steps": 30, "first held-out": 1.6, "last held-out": 0.6,
         "lowest held-out": 0.5, "lowest at": 20, "images per second": 295.0,
-    }  # fmt: skip
+    }
 
 
 def test_a_held_out_loss_that_ends_at_its_lowest_needs_no_remark(history):
@@ -58,7 +58,8 @@ def test_what_is_drawn_is_what_was_measured(history):
     (fitted, held_out), (steps,), (images,) = losses.lines[:2], rate.lines, speed.lines
     assert list(fitted.get_ydata()) == list(history.loss) and list(fitted.get_xdata()) == list(history.step)
     assert list(held_out.get_xdata()) == [1, 20, 30] and list(held_out.get_ydata()) == [1.6, 0.5, 0.6]
-    assert list(steps.get_ydata()) == list(history.lr) and list(images.get_ydata()) == list(history.images_per_second)
+    assert list(steps.get_ydata()) == list(history.lr)
+    assert list(images.get_ydata()) == list(history.images_per_second)
     assert [t.get_text() for t in rate.get_yticklabels()] == ["0.0002", "0.002", "0.02"]
 
 
@@ -87,7 +88,8 @@ def test_a_history_of_nothing_is_refused(history):
 def test_a_history_can_be_read_from_afar_and_nothing_reaches_over_the_edge(history, name):
     picture = every_figure(history)[name]
     drawn = [t for t in picture.figure.findobj(matplotlib.text.Text) if t.get_text().strip()]
-    assert min(t.get_fontsize() for t in drawn) >= 11 and all(axes.get_ylabel() for axes in picture.figure.axes)
+    assert min(t.get_fontsize() for t in drawn) >= 11
+    assert all(axes.get_ylabel() for axes in picture.figure.axes)
     assert picture.sentence in picture.alt and len(picture.alt) > len(picture.sentence)
     assert matplotlib.pyplot.imread(io.BytesIO(picture.png())).ndim == 3
     box, (width, height) = picture.figure.get_tightbbox(), picture.figure.get_size_inches()

@@ -1,4 +1,4 @@
-"""Panels as a reader meets them: in JupyterLab in Chromium, with keys and clicks, reading what the page then says."""
+"""Panels as a reader sees them: in JupyterLab in Chromium, with keys and clicks."""
 
 import base64
 import re
@@ -43,8 +43,9 @@ MAKE_PANEL = """
         return pd.DataFrame([("finetune", state["samples"], state["ratio"], 9, 0.5)], columns=table.columns)
 
     panel = widgets.Panel(
-        {"samples": (10, 50, 100, 500), "ratio": (0.25, 0.5)}, look_up=look_up, draw=draw, recompute=recompute,
-        cost=lambda state: "about 60 s on this CPU", draws=(0, 1, 2),
+        {"samples": (10, 50, 100, 500), "ratio": (0.25, 0.5)},
+        look_up=look_up, draw=draw, recompute=recompute,
+        cost=lambda state: "about 60 s on this CPU", seeds=(0, 1, 2),
         labels={"samples": "images", "ratio": "filters removed"}, format={"ratio": "{:.0%}".format},
     )
     panel
@@ -69,7 +70,8 @@ def test_a_panel_answers_to_keys_and_clicks(tmp_path, chromium):
         notebook.knob("filters removed").press("ArrowRight")
         expect(notebook.sentence).to_contain_text("50 images, 50 % of filters removed: fine-tuned")
         picture = panel.locator("img")
-        expect(picture).to_have_attribute("alt", re.compile("^Line chart of .* 50 images, 50 % of filters removed"))
+        alt = re.compile("^Line chart of .* 50 images, 50 % of filters removed")
+        expect(picture).to_have_attribute("alt", alt)
         notebook.shot("2-knobs-moved")
 
         notebook.button("Draw other samples").press("Enter")
@@ -103,7 +105,8 @@ def test_a_panel_answers_to_keys_and_clicks(tmp_path, chromium):
         expect(panel.get_by_role("alert")).to_have_count(0)
         expect(notebook.sentence).not_to_contain_text("live")
 
-        still = notebook.page.locator('.jp-OutputArea-output img[alt^="Line chart of top-1 accuracy against filters"]')
+        alt = "Line chart of top-1 accuracy against filters"
+        still = notebook.page.locator(f'.jp-OutputArea-output img[alt^="{alt}"]')
         still.scroll_into_view_if_needed()
         assert still.bounding_box()["width"] == 720
         notebook.shot("7-picture")
@@ -137,8 +140,8 @@ def test_the_first_notebook_runs_and_its_knobs_change_the_sentence(tmp_path, chr
             before = notebook.sentence.inner_text()
             handles.nth(i).scroll_into_view_if_needed()
             notebook.shot(f"{i}-before")
-            at_the_end = handles.nth(i).get_attribute("aria-valuenow") == handles.nth(i).get_attribute("aria-valuemax")
-            handles.nth(i).press("ArrowLeft" if at_the_end else "ArrowRight")
+            value, largest = (handles.nth(i).get_attribute(f"aria-value{which}") for which in ("now", "max"))
+            handles.nth(i).press("ArrowLeft" if value == largest else "ArrowRight")
             expect(notebook.sentence).not_to_have_text(before)
             expect(notebook.sentence).to_contain_text("teacher")
             notebook.shot(f"{i}-after")
