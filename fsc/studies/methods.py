@@ -68,7 +68,7 @@ def _practise(
     *, steps: int, mimic: bool = True, **options: Any,
 ) -> nn.Module:  # fmt: skip
     (count, timed), steps = start, steps if mimic else 0
-    return practise(teacher, few.images, blocks=count, timed=timed, mimic_steps=steps, **options)
+    return practise(teacher, few.images, count=count, timed=timed, mimic_steps=steps, **options)
 
 
 def _own(teacher: nn.Module, ratio: float, few: Images, *, function: Own, **_) -> nn.Module:
