@@ -56,9 +56,12 @@ def public(function: Callable) -> Callable:
     return named
 
 
+_REFUSALS = (TypeError, ValueError, OSError, RuntimeError, FloatingPointError)
+
+
 def _put_name_on(err: Exception, name: str) -> None:
     *_, (frame, _) = traceback.walk_tb(err.__traceback__)  # the frame that raised it
-    is_refusal = isinstance(err, TypeError | ValueError | OSError | FloatingPointError) and _is_ours(frame)
+    is_refusal = isinstance(err, _REFUSALS) and _is_ours(frame)
     if is_refusal and not hasattr(err, "named_by") and len(err.args) == 1:
         err.named_by = name
         if not str(err.args[0]).startswith(f"{name}: "):
