@@ -1,4 +1,4 @@
-"""What the scripts share: tasks and teachers that are here, a store per study, and tables in Markdown.
+"""The tools of all scripts: tasks and teachers that are here, a store per study, and tables in Markdown.
 """
 
 import os

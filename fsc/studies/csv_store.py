@@ -18,13 +18,13 @@ from fsc.runtime import warn, written_whole
 FORMAT = 1
 TITLE = f"# fsc study, format {FORMAT}"
 LOCK_SECONDS = 60
-"""How long to wait for another process that holds the file; it needs milliseconds."""
+"""The time to wait for another process that holds the file; it needs milliseconds."""
 
 Key = tuple[str, ...]
 
 
 class Content(NamedTuple):
-    """What the file holds.
+    """The content of the file.
 
     Fields:
         lines: each complete line behind the header, and its row; None in place of the row for a comment.

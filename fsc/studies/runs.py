@@ -31,7 +31,7 @@ class Run(NamedTuple):
 
 @dataclass(frozen=True)
 class Bench:
-    """What all runs of a study share. `prepare` fills the last four fields.
+    """The things that all runs of a study share. `prepare` fills the last four fields.
 
     Fields:
         identity: the cells that all rows have in common: task, arch, teacher, data.
