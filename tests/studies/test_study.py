@@ -64,10 +64,10 @@ def test_a_row_says_what_the_functions_of_the_package_say(store, timings):
 def test_practise_drops_the_blocks_that_come_closest_by_times_taken_once(store, timings, monkeypatch):
     asked, tables = [], []
 
-    def practise(teacher, images, *, blocks, timed, mimic_steps, seed, progress):
-        asked.append((blocks, mimic_steps, seed, len(images)))
+    def practise(teacher, images, *, count, timed, mimic_steps, seed, progress):
+        asked.append((count, mimic_steps, seed, len(images)))
         tables.append(timed)
-        return fsc.drop_blocks(teacher, ["layer1.0", "layer3.1"][:blocks], example=images)
+        return fsc.drop_blocks(teacher, ["layer1.0", "layer3.1"][:count], example=images)
 
     monkeypatch.setattr(methods, "practise", practise)
     resnet = ResNet(2, classes=4).eval()
