@@ -1,1 +1,1 @@
-"""Images and trained networks come in."""
+"""Bring in images and trained networks."""

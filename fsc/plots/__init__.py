@@ -1,4 +1,4 @@
-"""Figures as pure functions: a table in; a picture, its alt text, its sentence and its numbers out."""
+"""Draw figures: a table comes in; a picture, its alt text, its sentence and its numbers come out."""
 
 from fsc.plots.accuracy import accuracy_by_blocks, accuracy_by_ratio, accuracy_by_samples, accuracy_by_seconds
 from fsc.plots.blocks import accuracy_by_time, rankings

@@ -1,1 +1,1 @@
-"""Bring a smaller network back with few images: FSKD, MiR, PRACTISE, baselines."""
+"""Repair a smaller network with few images: FSKD, MiR, PRACTISE, baselines."""

@@ -1,1 +1,1 @@
-"""Exact edits of single modules, and the recipe that replays them."""
+"""Edit single modules exactly, and keep the recipe that replays the edits."""
