@@ -19,28 +19,24 @@ class Candidate:
 
     Attributes:
         name: the block.
-        dropped: nodes of `body`, one `nn.Identity` for each block that is dropped: this one and those gone
-            before it.
-        net: the teacher without these blocks. It shares the teacher's weights.
+        net: the teacher without this block and those dropped before it. It shares the teacher's weights.
         body: the graph of `net`, from the images to the feature before pooling.
+        dropped: nodes of `body`, one `nn.Identity` for each block that is dropped.
+        start: the place of the first of them. Up to there the graphs of teacher and candidate are the same.
     """
 
     name: str
-    dropped: list[fx.Node]
     net: nn.Module
     body: fx.GraphModule
+    dropped: list[fx.Node]
+    start: int
 
     @classmethod
     def of(cls, teacher: nn.Module, name: str, gone: Sequence[str], example: Tensor) -> "Candidate":
         net = without_blocks(teacher, [*gone, name])
         body = cut_backbone(net, example).body
-        return cls(name, [node for node in body.graph.nodes if node.target in (*gone, name)], net, body)
-
-    @property
-    def first_place(self) -> int:
-        """The place of the first dropped block. Up to there the graphs of teacher and candidate are the
-        same."""
-        return min(list(self.body.graph.nodes).index(node) for node in self.dropped)
+        places = {i: node for i, node in enumerate(body.graph.nodes) if node.target in (*gone, name)}
+        return cls(name, net, body, list(places.values()), min(places))
 
 
 @dataclass(frozen=True)

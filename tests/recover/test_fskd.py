@@ -15,7 +15,7 @@ from torch import nn
 import fsc
 from fsc.graph.tracing import trace
 from fsc.inputs.nets import NETS, ResNet
-from fsc.recover.fskd import error_map, target
+from fsc.recover.fskd import error_map
 from fsc.recover.sites import find_sites
 from fsc.runtime import fingerprint, quiet
 
@@ -90,7 +90,7 @@ def test_the_merged_network_computes_what_the_sweep_computed(net, at, shortcuts)
     if shortcuts:
         again = error_map(net, repaired, x, at=at, progress=quiet).to_numpy()
         sites, _ = find_sites(trace(net, x), trace(student, x), student, at=at)
-        wanted = [target(site, True) for site in sites]
+        wanted = [site.teacher_node for site in sites]
         last = [goal not in wanted[i + 1 :] for i, goal in enumerate(wanted)]
         assert again[last].tolist() == pytest.approx(report.error_after[last].tolist(), rel=1e-5, abs=1e-9)
         assert (again <= report.error_after * (1 + 1e-5) + 1e-9).all()
