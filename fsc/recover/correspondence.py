@@ -30,17 +30,11 @@ _RELUS = {F.relu, torch.relu, "relu", "relu_"}
 
 
 class Replacement(NamedTuple):
-    """The teacher's feature that a student's node before a dropped block should reproduce.
+    """The teacher's feature that a student's node before a dropped block should reproduce."""
 
-    Attributes:
-        teacher_node: the feature behind the dropped block; of several dropped in a row, behind the last.
-        tail: the student's nodes from its node up to the dropped block. The teacher has the same operations.
-        identity: the student's `nn.Identity` in the place of the last dropped block.
-    """
-
-    teacher_node: fx.Node
-    tail: tuple[fx.Node, ...]
-    identity: fx.Node
+    teacher_node: fx.Node  # behind the dropped block; of several dropped in a row, behind the last
+    tail: tuple[fx.Node, ...]  # the student's nodes up to the block; the teacher has the same operations
+    identity: fx.Node  # the student's `nn.Identity` in the place of the last dropped block
 
 
 def replacements(teacher: fx.GraphModule, student: fx.GraphModule) -> dict[fx.Node, Replacement]:
@@ -48,24 +42,17 @@ def replacements(teacher: fx.GraphModule, student: fx.GraphModule) -> dict[fx.No
 
     Where something else reads the input of the dropped block too, no node can serve both, and none is listed.
     """
-    blocks, found = regions(teacher), {}
+    blocks, modules, found = regions(teacher), dict(teacher.named_modules()), {}
     inputs: dict[fx.Node, fx.Node | None] = {}  # nn.Identity -> the input of the first of those in a row
-    for identity in dropped_blocks(teacher, student):
-        (read,), block = identity.all_input_nodes, blocks[identity.target]
-        inputs[identity] = inputs.get(read, read) if len(read.users) == 1 else None
-        if inputs[identity] is not None and block.why_not() is None:
-            found[inputs[identity]] = block.leaves[0], identity
+    for node in student.graph.nodes:
+        is_identity = isinstance(module_of(student, node), nn.Identity) and node.target in blocks
+        if not is_identity or isinstance(modules[node.target], nn.Identity):
+            continue
+        (read,), block = node.all_input_nodes, blocks[node.target]
+        inputs[node] = inputs.get(read, read) if len(read.users) == 1 else None
+        if inputs[node] is not None and block.why_not() is None:
+            found[inputs[node]] = block.leaves[0], node
     return dict(_before_the_tail(student, mine, teacher, *there) for mine, there in found.items())
-
-
-def dropped_blocks(teacher: fx.GraphModule, student: fx.GraphModule) -> list[fx.Node]:
-    """The student's nodes that are `nn.Identity` where the teacher has something else."""
-    blocks, modules = regions(teacher), dict(teacher.named_modules())
-    identities = [node for node in student.graph.nodes if isinstance(module_of(student, node), nn.Identity)]
-    return [
-        node for node in identities
-        if node.target in blocks and not isinstance(modules.get(node.target), nn.Identity)
-    ]
 
 
 def kept_behind(net: nn.Module, identity: fx.Node, channels: Tensor | None) -> Tensor | None:
@@ -86,10 +73,7 @@ def kept_filters(net: nn.Module, name: str, teacher: fx.GraphModule, given: Kept
     """The teacher's filters that the student's conv `name` still has; None: all.
 
     Args:
-        given: what the user said they are, for students without a recipe.
-
-    Raises:
-        ValueError: the number of filters is another one, or `given` names filters that do not exist.
+        given: the filters that the user named, for students without a recipe.
     """
     kept, origin = kept_channels(net, name), teacher_name(net, name)
     conv, original = net.get_submodule(name), teacher.get_submodule(origin)
@@ -160,7 +144,7 @@ def _elementwise(graph: fx.GraphModule, node: fx.Node) -> object:
         settings = [given for given in (*node.args, *node.kwargs.items()) if not isinstance(given, fx.Node)]
         kind = "relu" if node.target in _RELUS else (node.target, settings)
         return kind if node.target in operations.ELEMENTWISE else None
-    public = {name: value for name, value in vars(module).items() if not name.startswith("_")}
-    settings = {name: value for name, value in public.items() if name not in ("training", "inplace")}
+    ignored = ("_", "training", "inplace")
+    settings = {name: value for name, value in vars(module).items() if not name.startswith(ignored)}
     kind = "relu" if type(module) is nn.ReLU else (type(module), settings)
     return kind if isinstance(module, operations.ELEMENTWISE_MODULES) else None

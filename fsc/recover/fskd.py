@@ -86,8 +86,8 @@ def fskd(
         is measured before the second fit.
 
     Raises:
-        ValueError: the networks do not take the images; teacher and student do not correspond (names the
-            first module that differs); a feature is NaN; the method or place is unknown.
+        ValueError: the networks do not take the images; teacher and student do not correspond, with the first
+            module that differs; a feature is NaN; the method or place is unknown.
         NotTraceable: `torch.fx` cannot follow one of the networks.
 
     Warns of convs without an adaptor, of fewer rows than unknowns, and of a recipe made for another teacher.
@@ -96,8 +96,8 @@ def fskd(
     >>> fsc.report_of(student).held_out_error.round(3)
     """
     _check_settings(method, ridge)
-    pair = Pair(teacher, student, images, at=at, kept=kept, shortcuts=shortcuts and method == "closed")
-    _warn_of_what_does_not_fit(pair, teacher, student, kept)
+    pair = Pair(teacher, student, images, at, kept=kept, shortcuts=shortcuts and method == "closed")
+    _check_pair(pair, teacher, student, kept)
     if method == "sgd":
         return _fskd_sgd(pair, student, Training(steps, lr, batch_size, seed, progress))
     rows = []
@@ -140,7 +140,7 @@ def error_map(
     0 means: equal to the teacher. 1 means: no better than the mean of the teacher's features. The feature of
     a block is its output, with its shortcut. Arguments and errors are those of `fskd`.
     """
-    pair = Pair(teacher, student, images, at=at, kept=kept, shortcuts=True)
+    pair = Pair(teacher, student, images, at, kept=kept)
     rows = [_error_row(site, lstsq.total(folds)) for site, folds in pair.walk(progress)]
     return pd.Series({row["layer"]: row["error_before"] for row in rows}, name="error")
 
@@ -148,18 +148,15 @@ def error_map(
 class Pair:
     """Copies of teacher and student, their graphs, and the sites where a 1x1 conv can be merged."""
 
-    def __init__(
-        self, teacher: nn.Module, student: nn.Module, images: Tensor, *, at: str, kept: Kept | None,
-        shortcuts: bool,
-    ):
+    def __init__(self, teacher: nn.Module, student: nn.Module, images: Tensor, at: str, **how: Any):
+        """Check and copy the networks; `how` is for `find_sites`."""
         if at not in ("block", "conv"):
             raise ValueError(f'at={at!r}; it is "block" (behind each block) or "conv" (behind every conv).')
         self.images, self.at = check_images(images), at
         check_fits(self.images, teacher, student)
         self.recovered = clone(student).to(device_of(teacher)).eval()
         self.graphs = trace(frozen_copy(teacher), self.images), trace(self.recovered, self.images)
-        how = {"at": at, "shortcuts": shortcuts, "kept": kept}
-        self.sites, self.without = find_sites(*self.graphs, self.recovered, **how)
+        self.sites, self.without = find_sites(*self.graphs, self.recovered, at=at, **how)
 
     def walk(self, progress: Progress | None) -> Iterator[tuple[Site, list[lstsq.Sums]]]:
         """Bring both networks from site to site; yield each site and the sums of its rows, fold by fold."""
@@ -270,9 +267,7 @@ def _check_finite(site: Site, sums: lstsq.Sums) -> None:
         )
 
 
-def _warn_of_what_does_not_fit(
-    pair: Pair, teacher: nn.Module, student: nn.Module, kept: Kept | None
-) -> None:
+def _check_pair(pair: Pair, teacher: nn.Module, student: nn.Module, kept: Kept | None) -> None:
     sliced = any(edit.get("slices") for edit in recipe_of(student))
     if kept is None and sliced and teacher_fingerprint(student) != fingerprint(teacher):
         warn(

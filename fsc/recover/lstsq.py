@@ -32,24 +32,16 @@ class Fit(NamedTuple):
 
 @dataclass
 class Sums:
-    """Sums over rows that least squares needs, all in float64.
+    """Sums over rows that least squares needs, all in float64; t is the teacher's feature, e is the error."""
 
-    Attributes:
-        rows: number of rows, N H W.
-        x, e: sums of the student's features and of their errors, (C,).
-        xx, xe: sums of x x^T and of x e^T, (C, C).
-        ee: sum of |e|^2.
-        t, tt: sums of the teacher's features, (C,), and of |t|^2. Errors are measured relative to these.
-    """
-
-    rows: int
-    x: Tensor
-    e: Tensor
-    xx: Tensor
-    xe: Tensor
-    ee: Tensor
-    t: Tensor
-    tt: Tensor
+    rows: int    # number of rows, N H W
+    x: Tensor    # (C,) sum of the student's features
+    e: Tensor    # (C,) sum of their errors
+    xx: Tensor   # (C, C) sum of x x^T
+    xe: Tensor   # (C, C) sum of x e^T
+    ee: Tensor   # sum of |e|^2
+    t: Tensor    # (C,) sum of the teacher's features
+    tt: Tensor   # sum of |t|^2
 
     @classmethod
     def of(cls, x: Tensor, e: Tensor, t: Tensor) -> "Sums":
@@ -60,10 +52,10 @@ class Sums:
         return cls(x.shape[1], *sums)
 
     def __add__(self, other: "Sums") -> "Sums":
-        return Sums(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+        return Sums(*map(operator.add, vars(self).values(), vars(other).values()))
 
     def __sub__(self, other: "Sums") -> "Sums":
-        return Sums(*(a - b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+        return Sums(*map(operator.sub, vars(self).values(), vars(other).values()))
 
     def mean_and_variance(self, fit: Fit) -> tuple[Tensor, Tensor]:
         """Mean and variance of every channel of q x + bias, (C,) each."""

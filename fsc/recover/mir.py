@@ -45,12 +45,10 @@ def mir(
         images: (N, C, H, W), normalised; or what `task.sample` gives.
         steps: number of batches, not of epochs.
         batch_size: images per batch. Fewer images than this make one batch of all.
-        feature: None finds the feature before pooling. The name of a module takes the output of that module;
-            "after" takes the output of the pooling.
+        feature: None: before pooling; "after": after pooling; or the name of a module whose output it is.
         bn: the statistics of BatchNorm. "train" (published): each batch is normalised by its own, and the
             student keeps their running mean. "frozen" (extension): the student's stay unchanged; one image is
-            enough. "re-estimated" (extension): as "train", then measured again on the fitted images, not
-            augmented.
+            enough. "re-estimated" (extension): as "train", then measured on the fitted images, not augmented.
         held_out: share of the images to leave out of training. The history shows the loss on them.
         seed: of batches, crops and flips, and of which images are held out. On a CPU it decides the result.
         progress: called with (done, steps) after each step. What it raises stops the work.
@@ -66,8 +64,7 @@ def mir(
     Raises:
         TypeError: images are not a tensor of floats; labels in their place.
         ValueError: images that the networks do not take; features or heads that do not match; no such
-            feature; a batch of one image where BatchNorm would train on it; a share `held_out` of no image or
-            of all.
+            feature; one image per batch where BatchNorm would train on it; `held_out` of no image or of all.
         NotTraceable: `torch.fx` cannot follow one of the nets.
         FloatingPointError: training diverged; names step and learning rate.
 
@@ -134,8 +131,8 @@ def _checked(images: Tensor) -> Tensor:
 def _check_match(theirs: Backbone, mine: Backbone, teacher: nn.Module, student: nn.Module) -> None:
     if not any(p.is_floating_point() for p in mine.body.parameters()):
         raise ValueError(
-            f"nothing before the feature ({mine.name}) of this {type(student).__name__} has parameters to "
-            f"train.\n  Name a module further on: feature=..."
+            f"nothing before the feature ({mine.name}) of this {type(student).__name__} has parameters "
+            f"to train.\n  Name a module further on: feature=..."
         )
     if theirs.shape != mine.shape:
         raise ValueError(

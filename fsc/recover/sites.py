@@ -15,31 +15,20 @@ from fsc.surgery.recipe import teacher_name
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """The place right behind a conv of the student, or behind the BatchNorm that alone reads that conv.
-
-    Attributes:
-        conv, norm: names of the conv and of that BatchNorm, or None.
-        node, teacher_node: the student's feature there, and the teacher's feature that it should reproduce.
-            Before a dropped block this is the teacher's feature behind that block.
-        kept: (C,) the teacher's channels that the student's feature has; None: all.
-        shortcut: the student's tensor that an add puts on the feature next. Then `teacher_node` corresponds
-            to the sum. None: the feature is compared by itself.
-        stop: the place in the student's graph of the first reader. The 1x1 conv must be there before it runs.
-        groups: the 1x1 conv may mix channels only inside each of this many groups, as the conv does.
-        bias: whether a bias can be merged too.
-        tail: the student's nodes from here to a dropped block, such as a ReLU. The dropped block ends in the
-            same operations.
-    """
+    """The place right behind a conv of the student, or behind the BatchNorm that alone reads that conv."""
 
     conv: str
-    norm: str | None
-    node: fx.Node
+    norm: str | None  # the BatchNorm
+    node: fx.Node  # the student's feature
+    # The teacher's feature to reproduce: the same one; before a dropped block, the one behind that block.
     teacher_node: fx.Node
-    kept: Tensor | None
+    kept: Tensor | None  # (C,) the teacher's channels that the student's feature has; None: all
+    # The student's tensor that an add puts on the feature next. With it, `teacher_node` is for the sum.
     shortcut: fx.Node | None
-    stop: int
-    groups: int
-    bias: bool
+    stop: int  # place in the student's graph of the first reader; the 1x1 conv must be there before it runs
+    groups: int  # the 1x1 conv may mix channels only inside each of this many groups, as the conv does
+    bias: bool  # whether a bias can be merged too
+    # The student's nodes from here to a dropped block, such as a ReLU. The block ends in the same operations.
     tail: tuple[fx.Node, ...] = ()
 
     @property

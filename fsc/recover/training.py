@@ -67,10 +67,6 @@ def descend(
 
     Returns:
         About 100 rows: step, loss (mean since the row before), held_out_loss, lr, images_per_second.
-
-    Raises:
-        ValueError: impossible settings; a batch of one image while BatchNorm is in train mode.
-        FloatingPointError: the loss is no longer finite; names step and learning rate.
     """
     _check(model, len(images), training)
     device = device_of(model)
@@ -158,23 +154,19 @@ class _History:
 
 
 def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """The images, each padded with zeros by an eighth of its side, cropped back, and flipped left to right.
+    """The images (N, C, H, W), each padded with zeros by an eighth of its side, cropped back, and flipped.
 
-    Where the crop lies is random for each image; the flip has probability 0.5.
-
-    Args:
-        images: (N, C, H, W), on any device.
-        generator: on the CPU; the same state gives the same crops on every device.
+    The place of the crop is random for each image; half of them are flipped left to right. The generator is
+    on the CPU, so the same state gives the same crops on every device.
     """
     n, _, h, w = images.shape
     pad_y, pad_x = h // 8, w // 8
     dy = torch.randint(2 * pad_y + 1, (n,), generator=generator)
     dx = torch.randint(2 * pad_x + 1, (n,), generator=generator)
     flip = torch.rand(n, generator=generator) < 0.5
-    rows = dy[:, None] + torch.arange(h)                               # (N, H)
+    rows = (dy[:, None] + torch.arange(h)).to(images.device)           # (N, H)
     cols = dx[:, None] + torch.arange(w)                               # (N, W)
-    cols = torch.where(flip[:, None], cols.flip(1), cols)
-    rows, cols = rows.to(images.device), cols.to(images.device)
+    cols = torch.where(flip[:, None], cols.flip(1), cols).to(images.device)
     padded = F.pad(images, (pad_x, pad_x, pad_y, pad_y))
     image = torch.arange(n, device=images.device)[:, None, None]
     # Advanced indexing puts the channel axis last: (N, H, W, C).
@@ -182,11 +174,7 @@ def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def split(images: Tensor, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
-    """The images to fit, and round(held_out * N) held-out ones that the seed draws; both keep their order.
-
-    Raises:
-        ValueError: `held_out` is not in [0, 1), or it is above 0 and would hold out no image, or all of them.
-    """
+    """The images to fit, and round(held_out * N) held-out ones that the seed draws; both keep their order."""
     n = len(images)
     if not 0 <= held_out < 1:
         raise ValueError(f"held_out={held_out} is no share in [0, 1).\n  0.1 holds out a tenth of them.")
@@ -195,10 +183,9 @@ def split(images: Tensor, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
         found = f"leaves none of {n} images to fit" if count else f"holds out none of {n} images"
         works = f"shares from 1/{n} to {n - 1}/{n} work" if n > 1 else "no share of one image works"
         raise ValueError(f"held_out={held_out} {found}.\n  Here {works}; held_out=0 fits all images.")
-    out = torch.zeros(n, dtype=torch.bool)
-    out[torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:count]] = True
-    out = out.to(images.device)
-    return images[~out], images[out]
+    drawn = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    fitted, out = drawn[count:].sort().values, drawn[:count].sort().values
+    return images[fitted.to(images.device)], images[out.to(images.device)]
 
 
 def mean_loss(loss_of: Callable[..., Tensor], batch_size: int, *data: Tensor) -> Callable[[], float] | None:
@@ -236,14 +223,14 @@ def renew_norms(net: nn.Module, images: Tensor, *, batch_size: int) -> None:
     """
     net.eval()
     norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    momenta = [norm.momentum for norm in norms]
+    momenta = {norm: norm.momentum for norm in norms}
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # for torch this means: the plain mean over all batches
         norm.train()
     for batch in images.tensor_split(max(1, len(images) // batch_size)):
         net(batch.to(device_of(net)))
-    for norm, momentum in zip(norms, momenta, strict=True):
+    for norm, momentum in momenta.items():
         norm.momentum = momentum
     net.eval()
 
