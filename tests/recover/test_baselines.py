@@ -88,19 +88,6 @@ def test_tuned_and_distilled_students_are_saved_and_load_again(tmp_path):
     assert fsc.report_of(loaded, "finetune").equals(fsc.report_of(tuned))
 
 
-def test_the_seed_alone_decides_and_the_global_generator_is_left_alone(few):
-    net = small_net(dropout=0.5, seed=0)
-
-    def tuned(seed, state):
-        torch.manual_seed(state)
-        before = torch.get_rng_state()
-        found = fingerprint(finetune(net, net, *few, steps=4, batch_size=4, seed=seed))
-        assert torch.equal(torch.get_rng_state(), before)
-        return found
-
-    assert tuned(seed=5, state=1) == tuned(seed=5, state=2) != tuned(seed=6, state=1)
-
-
 def test_finetune_trains_inside_no_grad_too(net, few):
     with torch.no_grad():
         found = finetune(net, net, *few, steps=1)
@@ -128,12 +115,6 @@ def test_labels_of_any_whole_numbers_do(net, few, dtype):
     images, labels = few
     found = [finetune(net, net, images, y, steps=2) for y in (labels, labels.to(dtype))]
     assert fingerprint(found[0]) == fingerprint(found[1])
-
-
-def test_a_diverging_loss_names_step_and_learning_rate(net, few):
-    words = r"finetune: the loss is (nan|inf) at step \d+ of 50 \(lr=1e\+20\)\.\n  Training has diverged: use"
-    with pytest.raises(FloatingPointError, match=words):
-        finetune(net, net, *few, steps=50, lr=1e20)
 
 
 def test_one_image_is_enough_where_no_batchnorm_learns_from_it(few):
@@ -215,11 +196,6 @@ def test_distill_trains_every_parameter_and_leaves_teacher_and_student_alone(net
     assert moved == {name for name, _ in student.named_parameters()}
     assert (fingerprint(teacher), fingerprint(student)) == before  # the teacher's BN statistics too
     assert teacher.training and not found.training and all(p.grad is None for p in teacher.parameters())
-
-
-def test_distill_repeats_itself_for_the_same_seed_alone(net, student, few):
-    found = [fingerprint(distill(net, student, few[0], steps=3, seed=seed)) for seed in (0, 0, 1)]
-    assert found[0] == found[1] != found[2]
 
 
 def test_a_teacher_that_counts_on_nchw_distills_too(student, few):

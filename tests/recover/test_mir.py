@@ -154,25 +154,6 @@ def test_students_with_blocks_gone_and_convs_split_learn_too():
         assert not torch.equal(found.layer1[0].conv1[half].weight, student.layer1[0].conv1[half].weight)
 
 
-def test_a_diverging_loss_names_step_and_learning_rate(teacher, student, images):
-    before = fingerprint(student)
-    words = r"mir: the loss is (nan|inf) at step \d+ of 50 \(lr=1e\+20\)\.\n.*smaller lr.* passed in is unch"
-    with pytest.raises(FloatingPointError, match=words):
-        mir(teacher, student, images, steps=50, lr=1e20)
-    assert fingerprint(student) == before
-
-
-def test_the_seed_alone_decides(teacher, images):
-    student = small_net(dropout=0.5, seed=0)
-
-    def mimicked(seed, state):
-        torch.manual_seed(state)
-        asked = {"steps": 4, "batch_size": 4, "held_out": 0.2}
-        return fingerprint(mir(teacher, student, images, seed=seed, **asked))
-
-    assert mimicked(seed=5, state=1) == mimicked(seed=5, state=2) != mimicked(seed=6, state=1)
-
-
 def test_one_image_is_enough_with_frozen_batchnorm(teacher, student, images):
     found = mir(teacher, student, images[:1], steps=1, bn="frozen")
     assert fingerprint(found) != fingerprint(student)
