@@ -27,7 +27,8 @@ def test_pruning_on_the_device_keeps_the_same_filters(teacher):
 def test_a_student_saved_on_the_device_loads_on_the_cpu(teacher, tmp_path):
     student = fsc.prune_filters(copy.deepcopy(teacher).to("cuda"), 0.5)
     loaded = fsc.load(fsc.save(student, tmp_path / "s.safetensors"), teacher)
-    assert all(torch.equal(a, b.cpu()) for a, b in zip(loaded.parameters(), student.parameters(), strict=True))
+    pairs = zip(loaded.parameters(), student.parameters(), strict=True)
+    assert all(torch.equal(a, b.cpu()) for a, b in pairs)
 
 
 def test_accuracy_and_fine_tuning_agree_with_the_cpu(teacher):

@@ -55,23 +55,16 @@ class Adaptor(nn.Module):
         return torch.eye(len(self.d), dtype=torch.float64, device=self.d.device) + torch.block_diag(*blocks)
 
 
-def put_behind(graph: fx.GraphModule, node: fx.Node, name: str, adaptor: Adaptor) -> fx.Node:
-    """Put the adaptor, as module `name`, between `node` and its readers; return its node."""
+def put_between(
+    graph: fx.GraphModule, node: fx.Node, readers: list[fx.Node], name: str, adaptor: Adaptor
+) -> fx.Node:
+    """Put the adaptor, as module `name`, between `node` and these readers of it; return its node."""
     graph.add_submodule(name, adaptor)
-    with graph.graph.inserting_after(node):
-        behind = graph.graph.call_module(name, (node,))
-    node.replace_all_uses_with(behind, delete_user_cb=lambda user: user is not behind)
-    return behind
-
-
-def put_before(graph: fx.GraphModule, node: fx.Node, name: str, adaptor: Adaptor) -> fx.Node:
-    """Put the adaptor, as module `name`, between `node` and its input; return its node."""
-    graph.add_submodule(name, adaptor)
-    read = node.all_input_nodes[0]
-    with graph.graph.inserting_before(node):
-        before = graph.graph.call_module(name, (read,))
-    node.replace_input_with(read, before)
-    return before
+    with graph.graph.inserting_before(min(readers)):
+        between = graph.graph.call_module(name, (node,))
+    for reader in readers:
+        reader.replace_input_with(node, between)
+    return between
 
 
 def features(
@@ -83,12 +76,10 @@ def features(
     """
     copied, copies = fx.Graph(), {}
     copied.graph_copy(graph.graph, copies)
-    short = fx.GraphModule(graph, copied)
-    taken = []
-    for i, node in enumerate(nodes):
-        node = copies[node]
+    short, taken = fx.GraphModule(graph, copied), []
+    for i, node in enumerate(map(copies.get, nodes)):
         if adaptors is not None:
-            node = put_behind(short, node, f"adaptor_{i}", adaptors[i])
+            node = put_between(short, node, list(node.users), f"adaptor_{i}", adaptors[i])
         with copied.inserting_after(node):
             taken.append(copied.call_function(torch.clone, (node,)))  # what follows may work in place
     copied.output(tuple(taken))

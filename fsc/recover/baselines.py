@@ -5,9 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fsc.arguments import check_fits, check_images
-from fsc.recover.training import Training, descend, mean_loss, split
-from fsc.runtime import Progress, clone, device_of, evaluating, frozen_copy, public, same_requires_grad
-from fsc.surgery.recipe import with_edit
+from fsc.recover.training import Training, descend, mean_loss, split, with_report
+from fsc.runtime import Progress, clone, device_of, evaluating, frozen_copy, public
 
 
 @public
@@ -26,31 +25,19 @@ def finetune(
 ) -> nn.Module:
     """A copy of the student, all of it trained on the labelled images by cross-entropy: BP in the MiR paper.
 
-    SGD has momentum 0.9 and weight decay 1e-4; the learning rate falls to a tenth at 40 % and at 80 % of the
-    steps. Images are cropped and flipped at random, and the student is in train mode.
+    SGD is that of `mir`, with its schedule, crops and flips; the student is in train mode.
 
     Args:
         teacher: gives the device and the classes. Nothing is learned from it.
         student: left as it is.
         images: (N, C, H, W), normalised; or what `task.sample` gives.
         labels: (N,), integers in 0 .. classes - 1.
-        steps: number of batches, not of epochs.
-        held_out: share of the images to leave out of training. The history shows the loss on them.
-        seed: of batches, crops and flips, and of which images are held out. On a CPU it decides the result.
-        progress: called with (done, steps) after each step. What it raises stops the work.
 
-    Returns:
-        The trained copy, on the teacher's device, in eval mode, with the student's `requires_grad` and an
-        edit "finetune" at the end of its recipe. `fsc.report_of` gives the history, with the columns of
-        `mir`'s. Ctrl-C ends the training early, with a warning; the copy then has the weights of the best row
-        so far.
+    The other arguments, the result, its report and the errors are as for `mir`; the edit is "finetune".
 
     Raises:
-        TypeError: labels or images are not tensors of the right kind.
-        ValueError: images that the networks do not take; labels that do not fit images or classes; teacher
-            and student that differ in classes; a batch of one image; a share `held_out` of no image or of
-            all.
-        FloatingPointError: training diverged.
+        TypeError: labels are not a tensor of integers.
+        ValueError: labels that do not fit images or classes; teacher and student that differ in classes.
 
     >>> tuned = fsc.finetune(teacher, student, few.images, few.labels, steps=500)
     """
@@ -66,10 +53,7 @@ def finetune(
     held_out_loss = mean_loss(loss_of, batch_size, unseen, unseen_labels)
     how = {"labels": fitted_labels, "held_out_loss": held_out_loss, "keep_best": True}
     rows = descend(trained.train(), loss_of, fitted, training, **how)
-    same_requires_grad(trained, student)
-    asked = training.asked(held_out=float(held_out))
-    edit = {"edit": "finetune", "asked": asked, "slices": {}, "report": rows}
-    return with_edit(trained.eval(), student, edit)
+    return with_report(trained, student, "finetune", training.asked(held_out=float(held_out)), rows)
 
 
 @public
@@ -96,7 +80,7 @@ def distill(
     Args:
         temperature: T. The higher it is, the more the unlikely classes count.
 
-    The other arguments, the result, its recipe and the errors are as for `finetune`; the edit is "distill".
+    The other arguments, the result and the errors are as for `mir`; the edit is "distill".
 
     >>> tuned = fsc.distill(teacher, student, few.images, steps=500)
     """
@@ -118,10 +102,8 @@ def distill(
     training = Training(steps, lr, batch_size, seed, progress)
     how = {"beside": [source], "held_out_loss": mean_loss(loss_of, batch_size, unseen), "keep_best": True}
     rows = descend(trained.train(), loss_of, fitted, training, **how)
-    same_requires_grad(trained, student)
     asked = training.asked(temperature=float(temperature), held_out=float(held_out))
-    edit = {"edit": "distill", "asked": asked, "slices": {}, "report": rows}
-    return with_edit(trained.eval(), student, edit)
+    return with_report(trained, student, "distill", asked, rows)
 
 
 def _checked(teacher: nn.Module, student: nn.Module, images: Tensor) -> tuple[Tensor, nn.Module, int]:

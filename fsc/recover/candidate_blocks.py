@@ -15,47 +15,29 @@ from fsc.recover.training import mean_squared
 
 @dataclass(frozen=True)
 class Candidate:
-    """A block that is dropped on trial.
-
-    Attributes:
-        name: the block.
-        dropped: nodes of `body`, one `nn.Identity` for each block that is dropped: this one and those gone
-            before it.
-        net: the teacher without these blocks. It shares the teacher's weights.
-        body: the graph of `net`, from the images to the feature before pooling.
-    """
+    """A block that is dropped on trial, together with those that are gone already."""
 
     name: str
-    dropped: list[fx.Node]
-    net: nn.Module
-    body: fx.GraphModule
+    net: nn.Module         # the teacher without these blocks; it shares the teacher's weights
+    body: fx.GraphModule   # of `net`, from the images to the feature before pooling
+    dropped: list[fx.Node]  # in `body`, one `nn.Identity` for each block that is dropped
+    start: int             # the place of the first of them; up to there the teacher's graph is the same
 
     @classmethod
     def of(cls, teacher: nn.Module, name: str, gone: Sequence[str], example: Tensor) -> "Candidate":
         net = without_blocks(teacher, [*gone, name])
         body = cut_backbone(net, example).body
-        return cls(name, [node for node in body.graph.nodes if node.target in (*gone, name)], net, body)
-
-    @property
-    def first_place(self) -> int:
-        """The place of the first dropped block. Up to there the graphs of teacher and candidate are the
-        same."""
-        return min(list(self.body.graph.nodes).index(node) for node in self.dropped)
+        places = {i: node for i, node in enumerate(body.graph.nodes) if node.target in (*gone, name)}
+        return cls(name, net, body, list(places.values()), min(places))
 
 
 @dataclass(frozen=True)
 class Trial:
-    """The images of a trial and the teacher's features for them.
+    """The images of a trial and the teacher's features for them."""
 
-    Attributes:
-        chunks: images, (n, C, H, W) each, on the teacher's device.
-        fitted: number of chunks that may be fitted; the chunks behind them are held out.
-        wanted: the teacher's feature before pooling, for each chunk.
-    """
-
-    chunks: list[Tensor]
-    fitted: int
-    wanted: list[Tensor]
+    chunks: list[Tensor]   # images, (n, C, H, W) each, on the teacher's device
+    fitted: int            # number of chunks that may be fitted; the chunks behind them are held out
+    wanted: list[Tensor]   # the teacher's feature before pooling, for each chunk
 
     def losses(self, found: Sequence[Tensor]) -> tuple[float, float]:
         """MiR's loss on the fitted and on the held-out images, from a network's features for each chunk."""
@@ -64,13 +46,10 @@ class Trial:
 
 
 def merely_dropped(teacher: Stepwise, candidate: Candidate, trial: Trial) -> dict[str, float]:
-    """Measure the network without the block, before anything makes up for it.
+    """MiR's loss without the block, before anything makes up for it; the cosine of its input and output.
 
     Args:
         teacher: under way; it stands at the first dropped block, or between the images and that block.
-
-    Returns:
-        dropped_mse: MiR's loss on the fitted images. cosine: similarity of the block's input and output.
     """
     block = regions(teacher.graph)[candidate.name].leaves[0]
     (identity,) = (node for node in candidate.dropped if node.target == candidate.name)

@@ -1,5 +1,4 @@
-"""The correspondence of teacher and student: which teacher's channels and features the student should
-reproduce.
+"""The correspondence of teacher and student: the teacher's channels and features to reproduce.
 
 Module names are the correspondence: a conv of the student should make what the conv of the same name makes in
 the teacher, as far as channels were kept. Only before a dropped block it is different. Example: `layer1.1`
@@ -9,7 +8,8 @@ was dropped.
     student    layer1.0.bn2 -> add -> relu -> layer1.1 (nn.Identity)   -> layer2.0
 
 The student's first add now feeds `layer2.0` directly, so it should reproduce the teacher's *second* add. The
-ReLU that follows on both sides is the `tail`. """
+ReLU that follows on both sides is the `tail`.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -30,18 +30,11 @@ _RELUS = {F.relu, torch.relu, "relu", "relu_"}
 
 
 class Replacement(NamedTuple):
-    """The teacher's feature that a student's node before a dropped block should reproduce.
+    """The teacher's feature that a student's node before a dropped block should reproduce."""
 
-    Attributes:
-        teacher_node: the feature behind the dropped block; of several dropped in a row, behind the last.
-        tail: the student's nodes from there up to the dropped block; the teacher has the same operations, a
-            ReLU say.
-        identity: the student's `nn.Identity` in the place of the last dropped block.
-    """
-
-    teacher_node: fx.Node
-    tail: tuple[fx.Node, ...]
-    identity: fx.Node
+    teacher_node: fx.Node  # behind the dropped block; of several dropped in a row, behind the last
+    tail: tuple[fx.Node, ...]  # the student's nodes up to the block; the teacher has the same operations
+    identity: fx.Node  # the student's `nn.Identity` in the place of the last dropped block
 
 
 def replacements(teacher: fx.GraphModule, student: fx.GraphModule) -> dict[fx.Node, Replacement]:
@@ -49,35 +42,24 @@ def replacements(teacher: fx.GraphModule, student: fx.GraphModule) -> dict[fx.No
 
     Where something else reads the input of the dropped block too, no node can serve both, and none is listed.
     """
-    blocks, found = regions(teacher), {}
+    blocks, modules, found = regions(teacher), dict(teacher.named_modules()), {}
     inputs: dict[fx.Node, fx.Node | None] = {}  # nn.Identity -> the input of the first of those in a row
-    for identity in dropped_blocks(teacher, student):
-        (read,), block = identity.all_input_nodes, blocks[identity.target]
-        inputs[identity] = inputs.get(read, read) if len(read.users) == 1 else None
-        if inputs[identity] is not None and block.why_not() is None:
-            found[inputs[identity]] = block.leaves[0], identity
+    for node in student.graph.nodes:
+        is_identity = isinstance(module_of(student, node), nn.Identity) and node.target in blocks
+        if not is_identity or isinstance(modules[node.target], nn.Identity):
+            continue
+        (read,), block = node.all_input_nodes, blocks[node.target]
+        inputs[node] = inputs.get(read, read) if len(read.users) == 1 else None
+        if inputs[node] is not None and block.why_not() is None:
+            found[inputs[node]] = block.leaves[0], node
     return dict(_before_the_tail(student, mine, teacher, *there) for mine, there in found.items())
 
 
-def dropped_blocks(teacher: fx.GraphModule, student: fx.GraphModule) -> list[fx.Node]:
-    """The student's nodes that are `nn.Identity` where the teacher has something else."""
-    blocks, modules = regions(teacher), dict(teacher.named_modules())
-    identities = [node for node in student.graph.nodes if isinstance(module_of(student, node), nn.Identity)]
-    return [
-        node for node in identities
-        if node.target in blocks and not isinstance(modules.get(node.target), nn.Identity)
-    ]
-
-
 def kept_behind(net: nn.Module, identity: fx.Node, channels: Tensor | None) -> Tensor | None:
-    """The teacher's channels that are read behind a dropped block, by the recipe of the first full reader.
-
-    Args:
-        channels: the answer where no recipe says more.
-    """
+    """The teacher's channels that are read behind a dropped block, by the recipe; else `channels`."""
 
     def reads(node: fx.Node) -> bool:
-        module = net.get_submodule(node.target) if node.op == "call_module" else None
+        module = module_of(net, node)
         return isinstance(module, nn.Conv2d | nn.Linear | nn.BatchNorm2d)
 
     for node in walk_from(identity.users, lambda node: [] if reads(node) else node.users):
@@ -91,17 +73,13 @@ def kept_filters(net: nn.Module, name: str, teacher: fx.GraphModule, given: Kept
     """The teacher's filters that the student's conv `name` still has; None: all.
 
     Args:
-        given: what the user said they are, for students without a recipe.
-
-    Raises:
-        ValueError: the number of filters is another one, or `given` names filters that do not exist.
+        given: the filters that the user named, for students without a recipe.
     """
     kept, origin = kept_channels(net, name), teacher_name(net, name)
     conv, original = net.get_submodule(name), teacher.get_submodule(origin)
     if given is not None and origin in given:
         kept = torch.as_tensor(given[origin], dtype=torch.long).flatten()
-        outside = len(kept) and (int(kept.max()) >= original.out_channels or int(kept.min()) < 0)
-        if outside or len(kept.unique()) != len(kept):
+        if len({*kept.tolist()} & {*range(original.out_channels)}) != len(kept):
             raise ValueError(
                 f"kept[{origin!r}] must be different filters of the teacher's {original.out_channels}, "
                 f"counted from 0; given {kept.tolist()}.\n"
@@ -120,11 +98,7 @@ def kept_filters(net: nn.Module, name: str, teacher: fx.GraphModule, given: Kept
 
 
 def check_names(teacher: fx.GraphModule, student: fx.GraphModule, net: nn.Module) -> None:
-    """Refuse a student that has a conv or BatchNorm where the teacher has none of that name.
-
-    Raises:
-        ValueError: names the first module that differs.
-    """
+    """Refuse a student that has a conv or BatchNorm where the teacher has none of that name."""
     called = [node for node in teacher.graph.nodes if node.op == "call_module"]
     theirs = {node.target: module_of(teacher, node) for node in called}
     for node in student.graph.nodes:
@@ -141,25 +115,11 @@ def check_names(teacher: fx.GraphModule, student: fx.GraphModule, net: nn.Module
 
 
 def same_maps(mine: fx.Node, theirs: fx.Node, kept: Tensor | None) -> bool:
-    """Whether two features have maps of the same size, and the student's the channels that were kept."""
+    """True if two features have maps of the same size, and the student's has the channels that were kept."""
     a, b = mine.meta.get("shape"), theirs.meta.get("shape")
     if a is None or b is None or a[2:] != b[2:]:
         return False
     return a[1] == (b[1] if kept is None else len(kept))
-
-
-def check_maps(mine: fx.Node, theirs: fx.Node, kept: Tensor | None) -> None:
-    """Refuse features that cannot be compared.
-
-    Raises:
-        ValueError: names the student's module and both shapes.
-    """
-    if not same_maps(mine, theirs, kept):
-        raise ValueError(
-            f"teacher and student do not correspond at {mine.target}: feature maps (1, C, H, W) of "
-            f"{mine.meta['shape']} in the student, {theirs.meta['shape']} in the teacher.\n"
-            f"  A student may have fewer channels than its teacher, but its maps must be as large."
-        )
 
 
 def _before_the_tail(
@@ -184,7 +144,7 @@ def _elementwise(graph: fx.GraphModule, node: fx.Node) -> object:
         settings = [given for given in (*node.args, *node.kwargs.items()) if not isinstance(given, fx.Node)]
         kind = "relu" if node.target in _RELUS else (node.target, settings)
         return kind if node.target in operations.ELEMENTWISE else None
-    public = {name: value for name, value in vars(module).items() if not name.startswith("_")}
-    settings = {name: value for name, value in public.items() if name not in ("training", "inplace")}
+    ignored = ("_", "training", "inplace")
+    settings = {name: value for name, value in vars(module).items() if not name.startswith(ignored)}
     kind = "relu" if type(module) is nn.ReLU else (type(module), settings)
     return kind if isinstance(module, operations.ELEMENTWISE_MODULES) else None

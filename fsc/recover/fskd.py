@@ -19,20 +19,9 @@ from fsc.recover import lstsq
 from fsc.recover.adaptors import train_adaptors
 from fsc.recover.correspondence import Kept
 from fsc.recover.sites import Site, find_sites, merge_at
-from fsc.recover.training import Training
-from fsc.runtime import (
-    Progress,
-    clone,
-    device_of,
-    fingerprint,
-    frozen_copy,
-    public,
-    quiet,
-    same_requires_grad,
-    track,
-    warn,
-)
-from fsc.surgery.recipe import recipe_of, teacher_fingerprint, with_edit
+from fsc.recover.training import Training, with_report
+from fsc.runtime import Progress, clone, device_of, fingerprint, frozen_copy, public, quiet, track, warn
+from fsc.surgery.recipe import recipe_of, teacher_fingerprint
 
 FOLDS = 5
 """Number of parts of the few images. Each part is held out once, to judge a fit to the other parts."""
@@ -68,8 +57,7 @@ def fskd(
     input on.
 
     Published (section 3 of the paper and the authors' code): `intercept=False`, `ridge=0`, `shortcuts=False`.
-    The defaults are extensions. They were chosen by errors on held-out few images
-    (data/scripts/choose_fskd.py).
+    The defaults are extensions, chosen by errors on held-out few images (data/scripts/choose_fskd.py).
 
     Args:
         teacher: it is not changed; the work is done on its device.
@@ -93,11 +81,13 @@ def fskd(
         The recovered copy, where the teacher lives, in eval mode. `fsc.report_of(it)` has one row per site:
         the error before and after the fit, relative to the variance of the teacher's feature (with
         `shortcuts`, of the sum); and the held-out error: each fifth of the images is judged by a fit to the
-        other four. It is a little too small, because the sites before were fitted to all images.
+        other four. It is a little too small, because the sites before were fitted to all images. Where two
+        sites feed one sum, such as a block's last conv and its downsample conv, the first one's error_after
+        is measured before the second fit.
 
     Raises:
-        ValueError: the networks do not take the images; teacher and student do not correspond (names the
-            first module that differs); a feature is NaN; the method or place is unknown.
+        ValueError: the networks do not take the images; teacher and student do not correspond, with the first
+            module that differs; a feature is NaN; the method or place is unknown.
         NotTraceable: `torch.fx` cannot follow one of the networks.
 
     Warns of convs without an adaptor, of fewer rows than unknowns, and of a recipe made for another teacher.
@@ -106,13 +96,12 @@ def fskd(
     >>> fsc.report_of(student).held_out_error.round(3)
     """
     _check_settings(method, ridge)
-    pair = Pair(teacher, student, images, at=at, kept=kept)
-    _warn_of_another_teacher(teacher, student, kept)
-    pair.warn_of_convs_without_site()
+    pair = Pair(teacher, student, images, at, kept=kept, shortcuts=shortcuts and method == "closed")
+    _check_pair(pair, teacher, student, kept)
     if method == "sgd":
         return _fskd_sgd(pair, student, Training(steps, lr, batch_size, seed, progress))
     rows = []
-    for site, folds in pair.walk(shortcuts, progress):       # both networks go on to the next site
+    for site, folds in pair.walk(progress):                  # both networks go on to the next site
         sums = lstsq.total(folds)                            # X^T X and X^T E over all images
         how = {"ridge": ridge, "intercept": intercept and site.bias, "groups": site.groups}
         fit = lstsq.solve(sums, **how)                       # Q = I + D, section 3 of the paper
@@ -128,10 +117,9 @@ def _fskd_sgd(pair: "Pair", student: nn.Module, training: Training) -> nn.Module
     """FSKD-SGD: all adaptors are trained at once, and merged in one sweep that also measures the errors."""
     trained = train_adaptors(*pair.graphs, pair.sites, pair.images, training)
     rows = []
-    for (site, folds), q in zip(pair.walk(False, quiet), trained, strict=True):
+    for (site, folds), q in zip(pair.walk(quiet), trained, strict=True):
         sums, fit = lstsq.total(folds), lstsq.Fit(q, None)
-        after = lstsq.relative(lstsq.squared_error(sums, fit), sums)
-        rows.append(_error_row(site, sums) | {"error_after": after})
+        rows.append(_error_row(site, sums, fit))
         pair.merge(site, fit, sums)
     return pair.finished(student, rows, {"method": "sgd"} | training.asked())
 
@@ -147,35 +135,37 @@ def error_map(
     kept: Kept | None = None,
     progress: Progress | None = None,
 ) -> pd.Series:
-    """The error of the student's features along the depth: layer -> squared error / variance of the teacher's
-    feature.
+    """The error of the student's features: layer -> squared error / variance of the teacher's feature.
 
     0 means: equal to the teacher. 1 means: no better than the mean of the teacher's features. The feature of
-    a block is its output, with its shortcut. Arguments and errors are those of `fskd`."""
-    pair = Pair(teacher, student, images, at=at, kept=kept)
-    rows = [_error_row(site, lstsq.total(folds)) for site, folds in pair.walk(True, progress)]
+    a block is its output, with its shortcut. Arguments and errors are those of `fskd`.
+    """
+    pair = Pair(teacher, student, images, at, kept=kept)
+    rows = [_error_row(site, lstsq.total(folds)) for site, folds in pair.walk(progress)]
     return pd.Series({row["layer"]: row["error_before"] for row in rows}, name="error")
 
 
 class Pair:
-    """Teacher and student side by side: copies of both, their graphs, and the sites where a 1x1 conv can be
-    merged."""
+    """Copies of teacher and student, their graphs, and the sites where a 1x1 conv can be merged."""
 
-    def __init__(self, teacher: nn.Module, student: nn.Module, images: Tensor, *, at: str, kept: Kept | None):
+    def __init__(self, teacher: nn.Module, student: nn.Module, images: Tensor, at: str, **how: Any):
+        """Check and copy the networks; `how` is for `find_sites`."""
         if at not in ("block", "conv"):
             raise ValueError(f'at={at!r}; it is "block" (behind each block) or "conv" (behind every conv).')
         self.images, self.at = check_images(images), at
         check_fits(self.images, teacher, student)
         self.recovered = clone(student).to(device_of(teacher)).eval()
         self.graphs = trace(frozen_copy(teacher), self.images), trace(self.recovered, self.images)
-        self.sites, self.without = find_sites(*self.graphs, self.recovered, at=at, kept=kept)
+        self.sites, self.without = find_sites(*self.graphs, self.recovered, at=at, **how)
 
-    def walk(self, shortcuts: bool, progress: Progress | None) -> Iterator[tuple[Site, list[lstsq.Sums]]]:
-        """Bring both networks from site to site; yield each site with the sums of its rows, in up to `FOLDS`
-        parts."""
+    def walk(self, progress: Progress | None) -> Iterator[tuple[Site, list[lstsq.Sums]]]:
+        """Bring both networks from site to site; yield each site and the sums of its rows, fold by fold."""
         size = max(1, min(CHUNK, math.ceil(len(self.images) / FOLDS)))
-        theirs, self.student = (Stepwise(graph, self._chunks(size)) for graph in self.graphs)
-        sweep = walk(theirs, self.student, self.sites, shortcuts=shortcuts, folds=FOLDS)
+        device = device_of(self.recovered)
+        theirs, self.student = (
+            Stepwise(graph, [part.to(device) for part in self.images.split(size)]) for graph in self.graphs
+        )
+        sweep = walk(theirs, self.student, self.sites, folds=FOLDS)
         for _ in track(len(self.sites), progress):
             yield next(sweep)
 
@@ -185,83 +175,46 @@ class Pair:
         correct(self.student, site, fit)
 
     def finished(self, student: nn.Module, rows: list[dict[str, Any]], asked: dict[str, Any]) -> nn.Module:
-        """The recovered student, with the edit in its recipe and the `requires_grad` of `student`."""
-        same_requires_grad(self.recovered, student)
+        """The recovered student with its recipe and report."""
         asked = {"method": asked["method"], "at": self.at, "images": len(self.images)} | asked
-        edit = {"edit": "fskd", "asked": asked, "slices": {}, "report": rows}
-        return with_edit(self.recovered, student, edit)
-
-    def warn_of_convs_without_site(self) -> None:
-        if self.without:
-            lines = "\n".join(f"  {name}: {why}." for name, why in self.without.items())
-            warn(f"no adaptor behind these:\n{lines}")
-        if not self.sites:
-            raise ValueError(f"no conv of this {type(self.recovered).__name__} can take an adaptor.")
-
-    def _chunks(self, size: int) -> list[Tensor]:
-        return [part.to(device_of(self.recovered)) for part in self.images.split(size)]
+        return with_report(self.recovered, student, "fskd", asked, rows)
 
 
 def walk(
-    theirs: Stepwise,
-    mine: Stepwise,
-    sites: Sequence[Site],
-    *,
-    shortcuts: bool,
-    folds: int = 1,
-    fitted: int | None = None,
+    theirs: Stepwise, mine: Stepwise, sites: Sequence[Site], *, folds: int = 1, fitted: int | None = None
 ) -> Iterator[tuple[Site, list[lstsq.Sums]]]:
-    """Bring teacher and student from site to site; yield each site with the sums of its rows, in up to
-    `folds` parts.
+    """Bring both networks from site to site; yield each site and the sums of its rows, in `folds` parts.
 
     Args:
-        shortcuts: compare the sums with what an add puts on the features next.
+        folds: fewer chunks than this make fewer parts.
         fitted: number of chunks whose rows are summed; the chunks behind them only come along. None: all.
     """
     for i, site in enumerate(sites):
-        keep = {target(later, shortcuts) for later in sites[i:]}  # the teacher's features still to be read
-        parts: list[lstsq.Sums | None] = [None] * folds
+        keep = {later.teacher_node for later in sites[i:]}  # the teacher's features still to be read
+        parts: dict[int, lstsq.Sums] = {}
         for chunk in range(len(mine.values)):
             if fitted is not None and chunk >= fitted:
                 mine.advance(chunk, site.stop)
                 continue
-            sums, before = _sums_at(site, theirs, mine, chunk, keep, shortcuts), parts[chunk % folds]
+            sums, fold = _sums_at(site, theirs, mine, chunk, keep), chunk % folds
             _check_finite(site, sums)
-            parts[chunk % folds] = sums if before is None else before + sums
-        yield site, [part for part in parts if part is not None]
+            parts[fold] = parts[fold] + sums if fold in parts else sums
+        yield site, list(parts.values())
 
 
-def target(site: Site, shortcuts: bool) -> fx.Node:
-    """The teacher's feature to fit; with `shortcuts`, the sum of that feature and its shortcut."""
-    return site.teacher_sum if shortcuts and site.shortcut is not None else site.teacher_node
-
-
-def _sums_at(
-    site: Site, theirs: Stepwise, mine: Stepwise, chunk: int, keep: set[fx.Node], shortcuts: bool
-) -> lstsq.Sums:
+def _sums_at(site: Site, theirs: Stepwise, mine: Stepwise, chunk: int, keep: set[fx.Node]) -> lstsq.Sums:
     """Bring one chunk to the site in both networks; return the sums of its rows."""
-    wanted = target(site, shortcuts)
-    there = theirs.advance(chunk, 1 + theirs.place[wanted], keep)[wanted]
+    there = theirs.advance(chunk, 1 + theirs.place[site.teacher_node], keep)[site.teacher_node]
     here = mine.advance(chunk, site.stop)
     t = there if site.kept is None else there[:, site.kept.to(there.device)]     # (n, C, H, W)
     x = here[site.node]                                                          # (n, C, H, W)
     # Added in the teacher's order: where nothing differs, the error is 0 and not a rounding.
-    whole = x + here[site.shortcut] if shortcuts and site.shortcut is not None else x
+    whole = x if site.shortcut is None else x + here[site.shortcut]
     error = t - whole
-    if site.tail and (site.shortcut is None or shortcuts):
-        error = _error_that_survives(error, whole, t, site.tail, mine)
+    if site.tail:
+        # Only errors behind the tail count. With a ReLU, -3 and -1 both become 0: there is nothing to fit.
+        error = error.masked_fill(mine.apply(site.tail, whole) == mine.apply(site.tail, t), 0)
     return lstsq.Sums.of(x, error, t)
-
-
-def _error_that_survives(
-    error: Tensor, mine: Tensor, theirs: Tensor, tail: Sequence[fx.Node], student: Stepwise
-) -> Tensor:
-    """The error without the pixels at which both networks give the same value after the `tail`, such as a
-    ReLU.
-
-    Example: with relu, -3 in the student and -1 in the teacher both become 0. There is nothing to fit.
-    """
-    return error.masked_fill(student.apply(tail, mine) == student.apply(tail, theirs), 0)
 
 
 def correct(student: Stepwise, site: Site, fit: lstsq.Fit) -> None:
@@ -272,8 +225,9 @@ def correct(student: Stepwise, site: Site, fit: lstsq.Fit) -> None:
         x.copy_(F.conv2d(x, fit.q.to(x)[:, :, None, None], bias))  # in place: memory stays in one piece
 
 
-def _error_row(site: Site, sums: lstsq.Sums) -> dict[str, Any]:
-    return {"layer": site.name, "error_before": lstsq.relative(float(sums.ee), sums)}
+def _error_row(site: Site, sums: lstsq.Sums, fit: lstsq.Fit | None = None) -> dict[str, Any]:
+    row = {"layer": site.name, "error_before": lstsq.relative(float(sums.ee), sums)}
+    return row if fit is None else row | {"error_after": lstsq.relative(lstsq.squared_error(sums, fit), sums)}
 
 
 def _report_row(
@@ -285,8 +239,7 @@ def _report_row(
     if len(folds) > 1:
         unseen = sum(lstsq.squared_error(part, lstsq.solve(sums - part, **how)) for part in folds)
     unknowns = len(sums.x) // site.groups + how["intercept"]
-    return _error_row(site, sums) | {
-        "error_after": lstsq.relative(lstsq.squared_error(sums, fit), sums),
+    return _error_row(site, sums, fit) | {
         "held_out_error": lstsq.relative(unseen, sums),
         "channels": len(sums.x),
         "rank": rank,
@@ -305,32 +258,28 @@ def _check_settings(method: str, ridge: float) -> None:
 
 
 def _check_finite(site: Site, sums: lstsq.Sums) -> None:
-    """Refuse NaN and infinity in the features of either network.
-
-    Raises:
-        ValueError: names the network and the layer.
-    """
-    if not sums.t.isfinite().all():
-        whose, name = "teacher", site.teacher_node.target
-    elif not (sums.xx.isfinite().all() and sums.ee.isfinite()):
-        whose, name = "student", site.name
-    else:
-        return
-    raise ValueError(
-        f"NaN or infinity in the {whose}'s features behind {name}.\n"
-        f"  Look at that network's weights and BatchNorm statistics there; the images themselves are finite."
-    )
+    """Refuse NaN and infinity in the features of either network."""
+    whose = "teacher" if not sums.t.isfinite().all() else "student"
+    if whose == "teacher" or not (sums.xx.isfinite().all() and sums.ee.isfinite()):
+        raise ValueError(
+            f"NaN or infinity in the {whose}'s features behind {site.name}.\n"
+            f"  Look at that network's weights and BatchNorm statistics there; the images are finite."
+        )
 
 
-def _warn_of_another_teacher(teacher: nn.Module, student: nn.Module, kept: Kept | None) -> None:
+def _check_pair(pair: Pair, teacher: nn.Module, student: nn.Module, kept: Kept | None) -> None:
     sliced = any(edit.get("slices") for edit in recipe_of(student))
     if kept is None and sliced and teacher_fingerprint(student) != fingerprint(teacher):
         warn(
             "the student's recipe was made for another teacher (its SHA-256 differs from this one's), so the "
             "filters that it kept may not be the ones that it names.\n"
-            "  Pass the very teacher that it was pruned from, before any training of it; or the filters, "
-            "kept={...}."
+            "  Pass the very teacher that it was pruned from, before any training of it; or kept={...}."
         )
+    if pair.without:
+        lines = "\n".join(f"  {name}: {why}." for name, why in pair.without.items())
+        warn(f"no adaptor behind these:\n{lines}")
+    if not pair.sites:
+        raise ValueError(f"no conv of this {type(student).__name__} can take an adaptor.")
 
 
 def _warn_of_few_rows(rows: list[dict[str, Any]], ridge: float, images: Tensor) -> None:
@@ -339,12 +288,11 @@ def _warn_of_few_rows(rows: list[dict[str, Any]], ridge: float, images: Tensor) 
         return
     worst = max(few, key=lambda row: row["unknowns"] / row["rows"])
     enough = math.ceil(4 * worst["unknowns"] / worst["rows"] * len(images))
-    guard = "Without a ridge they are the fits nearest to the identity; ridge=0.01 guards them against noise."
-    if ridge:
-        guard = f"The ridge of {ridge:g} keeps these fits near the identity."
+    guard = f"The ridge of {ridge:g} keeps these fits near the identity."
+    if not ridge:
+        guard = "Without a ridge they are the fits nearest to the identity; ridge=0.01 guards against noise."
     warn(
         f"fewer rows (pixels of all images) than unknowns at {', '.join(row['layer'] for row in few)}; the "
         f"worst: {worst['rows']} rows for {worst['unknowns']} unknowns.\n"
-        f"  About {enough} images would do: they give four rows per unknown. (With as many rows as unknowns, a "
-        f"fit without a ridge is at its worst.) {guard}"
+        f"  About {enough} images would do: they give four rows per unknown. {guard}"
     )

@@ -1,5 +1,4 @@
-"""Least squares for a 1x1 conv: normal equations, summed batch by batch in float64, with a ridge toward the
-identity.
+"""Least squares for a 1x1 conv: normal equations, summed batch by batch in float64, with a ridge.
 
 The unknown is D, the difference of the 1x1 conv to the identity: Q = I + D. Every pixel of every image is one
 row: the student's feature x (C,) and its error e = y - x (C,), where y is the teacher's feature. D and the
@@ -7,7 +6,7 @@ bias b minimise
 
     sum of |D x + b - e|^2  +  ridge * mean(diag(X^T X)) * |D|^2.
 
-Memory is C x C, however many images there are.
+So the ridge pulls Q toward the identity. Memory is C x C, however many images there are.
 """
 
 import math
@@ -33,24 +32,16 @@ class Fit(NamedTuple):
 
 @dataclass
 class Sums:
-    """Sums over rows that least squares needs, all in float64.
+    """Sums over rows that least squares needs, all in float64; t is the teacher's feature, e is the error."""
 
-    Attributes:
-        rows: number of rows, N H W.
-        x, e: sums of the student's features and of their errors, (C,).
-        xx, xe: sums of x x^T and of x e^T, (C, C).
-        ee: sum of |e|^2.
-        t, tt: sums of the teacher's features, (C,), and of |t|^2. Errors are measured relative to these.
-    """
-
-    rows: int
-    x: Tensor
-    e: Tensor
-    xx: Tensor
-    xe: Tensor
-    ee: Tensor
-    t: Tensor
-    tt: Tensor
+    rows: int    # number of rows, N H W
+    x: Tensor    # (C,) sum of the student's features
+    e: Tensor    # (C,) sum of their errors
+    xx: Tensor   # (C, C) sum of x x^T
+    xe: Tensor   # (C, C) sum of x e^T
+    ee: Tensor   # sum of |e|^2
+    t: Tensor    # (C,) sum of the teacher's features
+    tt: Tensor   # sum of |t|^2
 
     @classmethod
     def of(cls, x: Tensor, e: Tensor, t: Tensor) -> "Sums":
@@ -61,10 +52,10 @@ class Sums:
         return cls(x.shape[1], *sums)
 
     def __add__(self, other: "Sums") -> "Sums":
-        return Sums(*(a + b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+        return Sums(*map(operator.add, vars(self).values(), vars(other).values()))
 
     def __sub__(self, other: "Sums") -> "Sums":
-        return Sums(*(a - b for a, b in zip(vars(self).values(), vars(other).values(), strict=True)))
+        return Sums(*map(operator.sub, vars(self).values(), vars(other).values()))
 
     def mean_and_variance(self, fit: Fit) -> tuple[Tensor, Tensor]:
         """Mean and variance of every channel of q x + bias, (C,) each."""
@@ -103,8 +94,7 @@ def solve(sums: Sums, *, ridge: float = 0.0, intercept: bool = False, groups: in
 
 
 def rank_and_condition(sums: Sums, *, intercept: bool = False, groups: int = 1) -> tuple[int, float]:
-    """Rank of X, and its largest singular value divided by the smallest (infinite where X has not full
-    rank)."""
+    """Rank of X, and its largest singular value divided by the smallest, infinite without full rank."""
     values = torch.linalg.eigvalsh(_normal_equations(sums, intercept, groups)[0])
     spanned = values > _rounding(values)
     condition = float((values[:, -1] / values[:, 0]).sqrt().max()) if bool(spanned.all()) else math.inf
@@ -112,8 +102,7 @@ def rank_and_condition(sums: Sums, *, intercept: bool = False, groups: int = 1) 
 
 
 def squared_error(sums: Sums, fit: Fit) -> float:
-    """The sum of |q x + bias - y|^2 over the rows of `sums`, which may be other rows than those of the
-    fit."""
+    """The sum of |q x + bias - y|^2 over the rows of `sums`, which may be other rows than those fitted."""
     d = fit.q - torch.eye(len(fit.q), dtype=fit.q.dtype, device=fit.q.device)
     error = (d @ sums.xx * d).sum() - 2 * (d * sums.xe.T).sum() + sums.ee
     if fit.bias is not None:
@@ -122,8 +111,7 @@ def squared_error(sums: Sums, fit: Fit) -> float:
 
 
 def relative(error: float, sums: Sums) -> float:
-    """A squared error divided by the sum of |t - mean(t)|^2, the error of the teacher's mean as a
-    prediction."""
+    """A squared error divided by the sum of |t - mean(t)|^2, which is the error of the teacher's mean."""
     variation = float(sums.tt - sums.t @ sums.t / sums.rows)
     rounding = 1e-14 * float(sums.tt)
     if variation > rounding:
@@ -132,8 +120,7 @@ def relative(error: float, sums: Sums) -> float:
 
 
 def _normal_equations(sums: Sums, intercept: bool, groups: int) -> tuple[Tensor, Tensor]:
-    """X^T X and X^T E, of centred rows where there is an intercept: (G, C / G, C / G), one block per
-    group."""
+    """X^T X and X^T E, of centred rows with an intercept: (G, C / G, C / G), one block per group."""
     xx, xe = sums.xx, sums.xe
     if intercept:
         xx = xx - sums.x.outer(sums.x) / sums.rows

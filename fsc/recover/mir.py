@@ -4,6 +4,7 @@ Wang, Liu, Ma, Yong, Chai, Wu: Compressing Models with Few Samples: Mimicking th
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -11,9 +12,8 @@ from torch import Tensor, nn
 
 from fsc.arguments import check_fits, check_images
 from fsc.graph.backbone import Backbone, cut_backbone
-from fsc.recover.training import Training, descend, in_bfloat16, mean_squared, renew_norms, split, train_mode
-from fsc.runtime import Progress, clone, device_of, frozen_copy, public, same_requires_grad
-from fsc.surgery.recipe import with_edit
+from fsc.recover.training import Training, descend, mean_squared, renew_norms, split, train_mode, with_report
+from fsc.runtime import Progress, clone, device_of, frozen_copy, public
 
 
 @public
@@ -36,8 +36,7 @@ def mir(
     The loss is the mean squared error, over N, C, H and W, between the features of both nets before global
     average pooling (section 3 of the paper). SGD has momentum 0.9 and weight decay 1e-4; the learning rate
     falls to a tenth at 40 % and at 80 % of the steps. Both nets see the same random crops and flips, the
-    student in train mode, the teacher in eval mode. The head is all that lies behind the feature: it is not
-    trained, but the teacher's own.
+    student in train mode, the teacher in eval mode. All behind the feature, the head, is the teacher's own.
 
     Args:
         teacher: left as it is. The work is done on its device.
@@ -46,12 +45,10 @@ def mir(
         images: (N, C, H, W), normalised; or what `task.sample` gives.
         steps: number of batches, not of epochs.
         batch_size: images per batch. Fewer images than this make one batch of all.
-        feature: None finds the feature before pooling. The name of a module takes the output of that module;
-            "after" takes the output of the pooling.
+        feature: None: before pooling; "after": after pooling; or the name of a module whose output it is.
         bn: the statistics of BatchNorm. "train" (published): each batch is normalised by its own, and the
             student keeps their running mean. "frozen" (extension): the student's stay unchanged; one image is
-            enough. "re-estimated" (extension): as "train", then measured again on the fitted images, not
-            augmented.
+            enough. "re-estimated" (extension): as "train", then measured on the fitted images, not augmented.
         held_out: share of the images to leave out of training. The history shows the loss on them.
         seed: of batches, crops and flips, and of which images are held out. On a CPU it decides the result.
         progress: called with (done, steps) after each step. What it raises stops the work.
@@ -67,8 +64,7 @@ def mir(
     Raises:
         TypeError: images are not a tensor of floats; labels in their place.
         ValueError: images that the networks do not take; features or heads that do not match; no such
-            feature; a batch of one image where BatchNorm would train on it; a share `held_out` of no image or
-            of all.
+            feature; one image per batch where BatchNorm would train on it; `held_out` of no image or of all.
         NotTraceable: `torch.fx` cannot follow one of the nets.
         FloatingPointError: training diverged; names step and learning rate.
 
@@ -82,7 +78,7 @@ def mir(
     _check_match(theirs, mine, source, trained)
 
     def loss_of(batch: Tensor) -> Tensor:
-        with in_bfloat16(batch.device):
+        with _in_bfloat16(batch.device):
             with torch.no_grad():
                 wanted = theirs.body(batch)                            # (B, C, H, W)
             return F.mse_loss(mine.body(batch), wanted)
@@ -95,16 +91,14 @@ def mir(
     if bn == "re-estimated":
         renew_norms(mine.body, fitted, batch_size=batch_size)
     _replace_head(trained, source, mine.head_names)                        # bit for bit
-    same_requires_grad(trained, student)
     asked = training.asked(feature=feature, bn=bn, held_out=float(held_out))
-    return with_edit(trained.eval(), student, {"edit": "mir", "asked": asked, "slices": {}, "report": rows})
+    return with_report(trained, student, "mir", asked, rows)
 
 
 def _squared_error(
     images: Tensor, teacher: nn.Module, student: nn.Module, batch_size: int
 ) -> Callable[[], float] | None:
-    """A function that gives the mean squared error of the student's feature on these images; None without
-    any."""
+    """A function that gives the mean squared error of the student's feature; None without images."""
     if not len(images):
         return None
     batches = images.split(batch_size)
@@ -113,11 +107,16 @@ def _squared_error(
     return lambda: mean_squared([student(batch) for batch in batches], wanted)
 
 
+def _in_bfloat16(device: torch.device) -> AbstractContextManager:
+    """A context with convolutions in bfloat16 on a GPU that has it; it does nothing elsewhere."""
+    able = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.autocast("cuda", torch.bfloat16) if able else nullcontext()
+
+
 @torch.no_grad()
 def _replace_head(student: nn.Module, teacher: nn.Module, names: tuple[str, ...]) -> None:
-    mine, theirs = student.state_dict(), teacher.state_dict()
     for name in names:
-        mine[name].copy_(theirs[name])
+        student.state_dict()[name].copy_(teacher.state_dict()[name])
 
 
 def _checked(images: Tensor) -> Tensor:
@@ -132,15 +131,14 @@ def _checked(images: Tensor) -> Tensor:
 def _check_match(theirs: Backbone, mine: Backbone, teacher: nn.Module, student: nn.Module) -> None:
     if not any(p.is_floating_point() for p in mine.body.parameters()):
         raise ValueError(
-            f"nothing before the feature ({mine.name}) of this {type(student).__name__} has parameters to "
-            f"train.\n  Name a module further on: feature=..."
+            f"nothing before the feature ({mine.name}) of this {type(student).__name__} has parameters "
+            f"to train.\n  Name a module further on: feature=..."
         )
     if theirs.shape != mine.shape:
         raise ValueError(
             f"the teacher's feature is {theirs.name} {theirs.shape}, the student's {mine.name} {mine.shape}."
-            f"\n  A student mimics features of the same shape: one of prune_filters(..., coupled=True) has "
-            f"given up some of their channels.\n  Prune without coupled=True, name another feature=, or use "
-            f"distill, which compares outputs alone."
+            f"\n  A student mimics features of the same shape; prune_filters(..., coupled=True) changes them."
+            f"\n  Prune without coupled=True, name another feature=, or use distill."
         )
     wanted = {name: teacher.state_dict()[name].shape for name in theirs.head_names}
     found = {name: student.state_dict()[name].shape for name in mine.head_names}

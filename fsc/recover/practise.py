@@ -4,18 +4,20 @@ Wang, Wu: Practical Network Acceleration with Tiny Sets, CVPR 2023. Judging in c
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pandas as pd
 from torch import Tensor, nn
 
-from fsc.arguments import check_fits, check_images, renamed
-from fsc.compress.blocks import drop_blocks, droppable_blocks
+from fsc.arguments import check_images, renamed
+from fsc.compress.blocks import drop_blocks
 from fsc.recover.fskd import fskd
 from fsc.recover.mir import mir
-from fsc.recover.recoverability import check_method, check_timed, latency_saved, recoverability
+from fsc.recover.recoverability import check_asked, check_timed, latency_saved, recoverability
+from fsc.recover.training import with_report
 from fsc.runtime import Progress, frozen_copy, public
-from fsc.surgery.recipe import recipe_in_front, set_aside, with_edit
+from fsc.surgery.recipe import recipe_in_front, set_aside
 
 
 @renamed(blocks="count")
@@ -41,20 +43,16 @@ def practise(
 ) -> nn.Module:
     """A faster student: the teacher without the blocks that cost least for the time they take, recovered.
 
-    Published: `method="sgd"`, `recover=None`: the blocks of the lowest scores are dropped at once, then MiR
-    follows.
+    Published: `method="sgd"`, `recover=None`. The blocks of the lowest scores go at once; MiR follows.
 
     Args:
         teacher: it is not changed; the work is done on its device. It may be a student: its recipe is
             continued.
         images: (N, C, H, W), normalised, unlabelled; or a sample of a task.
         count: number of blocks to drop; or
-        latency_reduction: the share of the teacher's time to save, inside (0, 1), as the sum of the blocks'
-            savings.
-        method: of `recoverability`, as are scoring_steps and scoring_lr (the steps and lr of "sgd") and
-            held_out.
-        rescore: after each drop, judge again all blocks that remain, together with those dropped already
-            (extension).
+        latency_reduction: the share of the teacher's time to save, inside (0, 1); the blocks' savings add up.
+        method, held_out: of `recoverability`; so are scoring_steps and scoring_lr, the steps and lr of "sgd".
+        rescore: after each drop, judge again all blocks that remain, together with those dropped (extension).
         recover: "closed" runs `fskd` on the student (extension); None does not.
         mimic_steps: steps of `mir`, with `lr`; 0 leaves it out. `batch_size` serves `mir` and the scoring by
             "sgd".
@@ -68,110 +66,93 @@ def practise(
 
     Raises:
         ValueError: not exactly one of `count` and `latency_reduction`; more than there is, with what can be
-        reached. Everything that `recoverability` and `mir` raise.
+            reached. Everything that `recoverability` and `mir` raise.
 
     >>> student = fsc.practise(teacher, few, count=3)
     >>> fsc.report_of(student, "practise").query("chosen").block
     """
     images, source = check_images(images), set_aside(frozen_copy(teacher))
-    names = _check_asked(source, images, count, latency_reduction, method, recover, mimic_steps)
+    names = check_asked(source, images, method)
+    _check_target(names, count, latency_reduction, recover, mimic_steps)
     if timed is None:
         timed = latency_saved(source, names, images[:1], progress=progress)
     timed = check_timed(timed, names)
-    enough = _target(count, latency_reduction, timed)
-
-    def score(dropped: list[str]) -> pd.DataFrame:      # R / tau of every block that remains
-        remaining = [name for name in names if name not in dropped]
-        return recoverability(source, images, blocks=remaining, dropped=dropped, method=method, timed=timed,
-                              steps=scoring_steps, lr=scoring_lr, batch_size=batch_size, held_out=held_out,
-                              seed=seed, progress=progress)
-
-    chosen, rows = _choose(score, enough, rescore, only_measurable=latency_reduction is not None)
+    how = {"steps": scoring_steps, "lr": scoring_lr, "batch_size": batch_size, "held_out": held_out}
+    how |= {"method": method, "timed": timed, "seed": seed, "progress": progress}
+    score = partial(recoverability, source, images, **how)           # R / tau of every block that remains
+    chosen, rows = _choose(score, timed, count, latency_reduction, rescore)
     student = drop_blocks(source, [name for name in names if name in chosen], example=images[:1])
     asked = {"count": count, "latency_reduction": latency_reduction, "method": method}
     asked |= {"rescore": bool(rescore), "recover": recover, "mimic_steps": int(mimic_steps)}
     asked |= {"seed": int(seed), "images": len(images)}
-    student = with_edit(student, student, {"edit": "practise", "asked": asked, "slices": {}, "report": rows})
+    student = with_report(student, student, "practise", asked, rows)
     if recover == "closed":
         student = fskd(source, student, images, progress=progress)
     if mimic_steps:
-        student = mir(source, student, images, steps=mimic_steps, lr=lr, batch_size=batch_size, seed=seed,
-                      progress=progress)
-    return recipe_in_front(student, teacher)            # of a teacher that is a student itself
+        sgd = {"steps": mimic_steps, "lr": lr, "batch_size": batch_size, "seed": seed}
+        student = mir(source, student, images, **sgd, progress=progress)
+    return recipe_in_front(student, teacher)                         # of a teacher that is a student itself
 
 
 def _choose(
-    score: Callable[[list[str]], pd.DataFrame],
-    enough: Callable[[list[str]], bool],
+    score: Callable[..., pd.DataFrame],
+    timed: pd.DataFrame,
+    count: int | None,
+    latency_reduction: float | None,
     rescore: bool,
-    only_measurable: bool,
 ) -> tuple[list[str], list[dict[str, Any]]]:
     """The blocks to drop, the lowest score first, and the rows of the report.
 
     Args:
-        score: blocks dropped already -> the table of those that remain.
-        only_measurable: pass over blocks whose saving is noise: they would add nothing to the time saved.
+        score: `recoverability` of the blocks that remain.
     """
+    able = timed.index
+    if count is None:  # blocks whose saving is noise would add nothing to the time saved
+        able = timed.index[timed.latency_measurable]
+        most = timed.latency_saved[able].sum()
+        if most < latency_reduction:
+            raise ValueError(
+                f"latency_reduction={latency_reduction} is beyond reach: all {len(able)} blocks whose saving "
+                f"is measurable here (of {len(timed)}) save {most:.2f} together.\n"
+                f"  Ask for less, or name a number of blocks."
+            )
     chosen: list[str] = []
     rows: list[dict[str, Any]] = []
-    while not enough(chosen):
-        table = score(chosen)
-        ranked = table.sort_values("score", kind="stable")
-        if only_measurable:
-            ranked = ranked[ranked.latency_measurable]
+
+    def enough() -> bool:
+        saved = timed.latency_saved[chosen].sum()
+        return saved >= latency_reduction if count is None else len(chosen) >= count
+
+    while not enough():
+        table = score(blocks=timed.index.difference(chosen, sort=False), dropped=chosen)
+        ranked = table.sort_values("score", kind="stable").index
         first = len(chosen)
-        for name in ranked.index[:1] if rescore else ranked.index:
-            if not enough(chosen):
+        for name in [name for name in ranked if name in able][: 1 if rescore else None]:
+            if not enough():
                 chosen.append(name)
         judged = table.reset_index().assign(chosen=table.index.isin(chosen[first:]))
         rows += [{"round": 1 + first, **row} for row in judged.to_dict("records")]
     return chosen, rows
 
 
-def _target(
-    count: int | None, latency_reduction: float | None, timed: pd.DataFrame
-) -> Callable[[list[str]], bool]:
-    """A function that says whether the chosen blocks reach what was asked for.
-
-    Raises:
-        ValueError: all blocks together do not; says what they save.
-    """
-    if count is not None:
-        return lambda chosen: len(chosen) >= count
-    real = timed.latency_saved[timed.latency_measurable]
-    if real.sum() < latency_reduction:
-        raise ValueError(
-            f"latency_reduction={latency_reduction} is beyond reach: all {len(real)} blocks whose saving is "
-            f"measurable here (of {len(timed)}) save {real.sum():.2f} together.\n"
-            f"  Ask for less, or name a number of blocks."
-        )
-    return lambda chosen: timed.latency_saved[chosen].sum() >= latency_reduction
-
-
-def _check_asked(
-    teacher: nn.Module,
-    images: Tensor,
+def _check_target(
+    names: list[str],
     count: int | None,
     latency_reduction: float | None,
-    method: str,
     recover: str | None,
     mimic_steps: int,
-) -> list[str]:
-    """The blocks that can be dropped."""
+) -> None:
     if recover not in ("closed", None) or mimic_steps < 0:
         raise ValueError(
             f"recover={recover!r}, mimic_steps={mimic_steps}.\n"
             f'  recover is "closed" or None, mimic_steps at least 0.'
         )
-    check_method(method)
-    check_fits(images, teacher)
-    names = droppable_blocks(teacher, example=images[:1])
     if (count is None) == (latency_reduction is None):
         raise ValueError(
             f"count={count}, latency_reduction={latency_reduction}; asked for one of the two.\n"
             f"  count=3 drops three blocks; latency_reduction=0.2 as many as save a fifth of the time."
         )
-    if count is not None and (isinstance(count, bool) or count != int(count) or not 1 <= count <= len(names)):
+    if count is not None and (isinstance(count, bool) or count not in range(1, len(names) + 1)):
         raise ValueError(
             f"count={count}; this network has {len(names)} blocks that can be dropped: {', '.join(names)}.\n"
             f"  Ask for 1 to {len(names)}."
@@ -180,4 +161,3 @@ def _check_asked(
         raise ValueError(
             f"latency_reduction={latency_reduction} is not inside (0, 1); 0.2 saves a fifth of the time."
         )
-    return names

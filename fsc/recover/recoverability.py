@@ -1,5 +1,4 @@
-"""Recoverability of blocks: how well the rest of the network makes up for each, and how much time dropping it
-saves.
+"""Recoverability of blocks: how well the rest of the network makes up for each, and the time that it takes.
 
 Wang, Wu: Practical Network Acceleration with Tiny Sets, CVPR 2023.
 """
@@ -25,8 +24,7 @@ from fsc.recover.training import Training, split
 from fsc.runtime import Progress, device_of, frozen_copy, public, warn
 
 FLOOR = 0.001
-"""The smallest saving of time that counts. A saving measured as -0.1 % would give a negative score that sorts
-first."""
+"""The smallest saving of time that counts. A negative one, which is noise, would make the lowest score."""
 
 COLUMNS = ["dropped_mse", "recoverability", "held_out_recoverability", "latency_saved", "latency_measurable",
            "score", "cosine", "seconds"]
@@ -50,11 +48,9 @@ def recoverability(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """A table with the cost of losing each block: it is dropped alone, and the rest is brought back to the
-    teacher.
+    """A table with the cost of each block: it is dropped alone, and the rest is brought back to the teacher.
 
-    The loss is MiR's: the mean squared error, over N, C, H and W, of the feature before global average
-    pooling.
+    The loss is MiR's: the mean squared error, over N, C, H and W, of the feature before the global pooling.
 
     Args:
         teacher: it is not changed; the work is done on its device.
@@ -74,17 +70,14 @@ def recoverability(
     Returns:
         One row per block (index: block), in the order of execution. dropped_mse: the loss when the block is
         merely dropped. recoverability: the loss after recovery, on the fitted images;
-        held_out_recoverability: on the others.
-        latency_saved: share of the teacher's time, at least 0.001; latency_measurable: whether it is more
-            than noise.
-        score: recoverability / latency_saved, the lower the better to drop; without times, the
-            recoverability. cosine:
-        similarity of the block's input and output, mean over the images. seconds: duration of the work.
+        held_out_recoverability: on the others. latency_saved: share of the teacher's time, at least 0.001;
+        latency_measurable: whether it is more than noise. score: recoverability / latency_saved, the lower
+        the better to drop; without times, the recoverability. cosine: similarity of the block's input and
+        output, mean over the images. seconds: duration of the work.
 
     Raises:
         ValueError: the network does not take the images; there are no blocks, or some cannot be dropped, with
-        the
-            reason; held_out keeps no image, or all of them; `timed` lacks a column or a block.
+            the reason; held_out keeps no image, or all of them; `timed` lacks a column or a block.
         NotTraceable: `torch.fx` cannot follow the network.
         FloatingPointError: training with "sgd" diverged.
 
@@ -93,7 +86,7 @@ def recoverability(
     >>> fsc.recoverability(teacher, few).sort_values("score").index[:3]
     """
     images = check_images(images)
-    names, dropped = _check_asked(teacher, images, method, blocks, dropped), list(dropped)
+    names, dropped = check_asked(teacher, images, method, blocks, dropped), list(dropped)
     fitted, unseen = split(images, held_out, seed)
     source = frozen_copy(teacher)
     body = cut_backbone(source, images[:1]).body
@@ -102,15 +95,16 @@ def recoverability(
         timed = check_timed(timed, [*names, *dropped])
     elif latency:
         timed = latency_saved(source, [*names, *dropped], images[:1], progress=progress)
-    chunks = [*fitted.split(CHUNK), *(unseen.split(CHUNK) if len(unseen) else ())]
-    chunks = [chunk.to(device_of(teacher)) for chunk in chunks]
+    parts = [*fitted.split(CHUNK), *unseen.split(CHUNK)]
+    chunks = [part.to(device_of(teacher)) for part in parts if len(part)]
     trial = Trial(chunks, math.ceil(len(fitted) / CHUNK), [body(chunk.clone()) for chunk in chunks])
     if method == "closed":
         rows = judge_in_closed_form(body, candidates, trial, progress)
     else:
         rows = judge_by_sgd(body, candidates, trial, fitted, Training(steps, lr, batch_size, seed, progress))
     table = pd.DataFrame(rows, index=pd.Index(names, name="block"))
-    _warn_of_blocks_without_recovery(table)
+    if lost := table.index[table.sites == 0].tolist():
+        warn(f"no conv before or behind can make up for {', '.join(lost)}: they score as merely dropped.")
     table["score"] = table.recoverability
     if timed is not None:
         table = table.join(timed)
@@ -130,14 +124,10 @@ def latency_saved(
 ) -> pd.DataFrame:
     """The share of the teacher's time that dropping each block saves, and whether it is more than noise.
 
-    All networks are timed in turn, interleaved. Blocks of the same structure that read the same shape share
-    the median of their times. `latency_measurable` is False where the 95 % interval of the ratio reaches 1 -
-    0.02, the difference between copies of one network. No saving counts as less than `FLOOR`.
-
-    Args:
-        names: blocks that can be dropped.
-        example: (1, C, H, W), the batch that is timed.
-        threads: of the CPU, as in `fsc.latency`.
+    All networks are timed in turn, interleaved, as in `fsc.latency`, on `example`, (1, C, H, W). Blocks of
+    the same structure that read the same shape share the median of their times. `latency_measurable` is False
+    where the 95 % interval of the ratio reaches 1 - 0.02, the difference between copies of one network. No
+    saving counts as less than `FLOOR`.
     """
     inside = regions(trace(teacher, example))
     alike = [f"{inside[name].reads[0].meta['shape']} {teacher.get_submodule(name)}" for name in names]
@@ -148,18 +138,12 @@ def latency_saved(
         {"latency_saved": (1 - shared.ratio).clip(lower=FLOOR), "latency_measurable": shared.high < 1 - SAME}
     )
     table.attrs["measured"] = timed.attrs["measured"]
-    if noise := [name for name in names if not table.latency_measurable[name]]:
+    if noise := table.index[~table.latency_measurable].tolist():
         warn(
-            f"the time that dropping saves is not measurable for {', '.join(noise)}: "
-            f"no more than noise here.\n"
+            f"the time that dropping saves is not measurable for {', '.join(noise)}: no more than noise.\n"
             f"  Their scores are not measurable either; measure where nothing else runs."
         )
     return table
-
-
-def check_method(method: str) -> None:
-    if method not in ("closed", "sgd"):
-        raise ValueError(f'method={method!r}; it is "closed" (least squares) or "sgd" (as published).')
 
 
 def check_timed(timed: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
@@ -170,33 +154,29 @@ def check_timed(timed: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
     if lacking:
         raise ValueError(
             f"timed has no {', '.join(lacking)}.\n"
-            f"  Pass a table of fsc.recoverability, with its latency, for all blocks of this teacher; or none."
+            f"  Pass a table of fsc.recoverability, with its latency, for all blocks of this teacher."
         )
     return timed.loc[list(names), columns]
 
 
-def _check_asked(
-    teacher: nn.Module, images: Tensor, method: str, blocks: Sequence[str] | None, dropped: Sequence[str]
+def check_asked(
+    teacher: nn.Module,
+    images: Tensor,
+    method: str,
+    blocks: Sequence[str] | None = None,
+    dropped: Sequence[str] = (),
 ) -> list[str]:
     """The names of the blocks to judge, in the order of execution."""
-    check_method(method)
+    if method not in ("closed", "sgd"):
+        raise ValueError(f'method={method!r}; it is "closed" (least squares) or "sgd" (as published).')
     check_fits(images, teacher)
-    for asked in (blocks, dropped):
-        if isinstance(asked, str):
-            raise ValueError(f"blocks={asked!r}; asked for a list of names, or None for all of them.")
     if blocks is None:
-        found = droppable_blocks(teacher, example=images[:1])
-        blocks = [name for name in found if name not in dropped]
-    if not len(blocks):
-        raise ValueError("blocks=[]; asked for a list of names, or None for all droppable blocks.")
+        blocks = [name for name in droppable_blocks(teacher, example=images[:1]) if name not in dropped]
+    if isinstance(blocks, str) or isinstance(dropped, str) or not len(blocks):
+        raise ValueError(
+            f"blocks={blocks!r}, dropped={dropped!r}; asked for a list of names each.\n"
+            f"  Leave blocks out to judge all that can be dropped."
+        )
     check_droppable(teacher, trace(teacher, images), [*blocks, *dropped], together=False)
     order = [name for name, _ in teacher.named_modules()]
     return sorted(dict.fromkeys(blocks), key=order.index)
-
-
-def _warn_of_blocks_without_recovery(table: pd.DataFrame) -> None:
-    if lost := table.index[table.sites == 0].tolist():
-        warn(
-            f"no conv before or behind can make up for {', '.join(lost)}.\n"
-            f"  Their recoverability is the loss of merely dropping them."
-        )

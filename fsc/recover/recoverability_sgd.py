@@ -15,7 +15,7 @@ from fsc.graph import operations
 from fsc.graph.channels import follow_channels
 from fsc.graph.stepwise import Stepwise
 from fsc.graph.tracing import module_of, walk_from
-from fsc.recover.adaptors import Adaptor, put_before, put_behind
+from fsc.recover.adaptors import Adaptor, put_between
 from fsc.recover.candidate_blocks import Candidate, Trial, merely_dropped
 from fsc.recover.training import Training, descend
 from fsc.runtime import nested
@@ -24,8 +24,7 @@ from fsc.runtime import nested
 def judge_by_sgd(
     teacher: fx.GraphModule, candidates: Sequence[Candidate], trial: Trial, images: Tensor, training: Training
 ) -> list[dict[str, float]]:
-    """One row per candidate: its losses when merely dropped, and with adaptors trained around the dropped
-    block.
+    """One row per candidate: its losses when merely dropped, and with adaptors trained around the block.
 
     Args:
         images: (N, C, H, W), those to fit.
@@ -35,7 +34,7 @@ def judge_by_sgd(
         begin = time.perf_counter()
         whole = Stepwise(teacher, trial.chunks)
         for chunk in range(len(trial.chunks)):
-            whole.advance(chunk, candidate.first_place)
+            whole.advance(chunk, candidate.start)
         row = merely_dropped(whole, candidate, trial)
         each = replace(training, progress=nested(training.progress, i, len(candidates)))
         adapted, adaptors = train_around(teacher, candidate.body, candidate.dropped, images, each)
@@ -67,13 +66,13 @@ def train_around(
 
 
 def places(graph: fx.GraphModule, dropped: list[fx.Node]) -> tuple[list[fx.Node], list[fx.Node]]:
-    """The convs before the dropped blocks that make the stream passing them, and the convs behind that read
-    it.
+    """The convs before the dropped blocks that make the stream, and the convs behind that read it.
 
     In a ResNet the convs before are the last conv of each earlier block of the stage and its downsample conv.
     The convs behind are the first conv of each later block of the stage, and the next stage's first conv and
     downsample conv. They are found by following channels: adds make the channels of a stream one. A stem, a
-    conv that reads the images, gets no adaptor, as published. """
+    conv that reads the images, gets no adaptor, as published.
+    """
     sides = follow_channels(graph).ports
     read = {side.name: set(side.labels.tolist()) for side in sides if side.side == "in"}
     made = {side.name: set(side.labels.tolist()) for side in sides if side.side == "out"}
@@ -98,19 +97,20 @@ def with_adaptors(
     """The graph with adaptors, each the identity so far; and the adaptors by ("after" or "before", conv).
 
     One adaptor stands right behind each conv of `before`, ahead of its BatchNorm, and one right before each
-    conv of `behind`. The other modules are those of `graph`, not copies. """
+    conv of `behind`. The other modules are those of `graph`, not copies.
+    """
     copied, copy_of = fx.Graph(), {}
     copied.output(copied.graph_copy(graph.graph, copy_of))
     adapted = fx.GraphModule(graph, copied)
     adaptors = {}
     for side, nodes in (("after", before), ("before", behind)):
         for node in nodes:
-            conv = module_of(graph, node)
+            conv, here = module_of(graph, node), copy_of[node]
+            between = (here, list(here.users)) if side == "after" else (here.all_input_nodes[0], [here])
             channels = conv.out_channels if side == "after" else conv.in_channels
             adaptor = Adaptor(channels, conv.groups).to(conv.weight.device, conv.weight.dtype)
             adaptors[side, node.target] = adaptor
-            put = put_behind if side == "after" else put_before
-            put(adapted, copy_of[node], f"adaptor_{len(adaptors)}", adaptor)
+            put_between(adapted, *between, f"adaptor_{len(adaptors)}", adaptor)
     adapted.recompile()
     return adapted.eval(), adaptors
 
@@ -123,16 +123,14 @@ def _nearest(
 ) -> set[int]:
     """The labels of the first modules with channels of their own, on the way from the dropped block."""
 
+    def is_labelled(node: fx.Node) -> bool:
+        return node.op == "call_module" and node.target in labels
+
     def further(node: fx.Node) -> list[fx.Node]:
-        stops = _is_labelled(node, labels) or not _hands_channels_on(graph, node)
-        return [] if stops else onward(node)
+        return [] if is_labelled(node) or not _hands_channels_on(graph, node) else onward(node)
 
     reached = walk_from(onward(block), further)
-    return set().union(*(labels[node.target] for node in reached if _is_labelled(node, labels)))
-
-
-def _is_labelled(node: fx.Node, labels: dict[str, set[int]]) -> bool:
-    return node.op == "call_module" and node.target in labels
+    return set().union(*(labels[node.target] for node in reached if is_labelled(node)))
 
 
 def _hands_channels_on(graph: fx.GraphModule, node: fx.Node) -> bool:
@@ -144,6 +142,6 @@ def _hands_channels_on(graph: fx.GraphModule, node: fx.Node) -> bool:
 
 
 def _reads_images(graph: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether there is no conv and no linear layer between the images and this node."""
-    return not any(isinstance(module_of(graph, n), nn.Conv2d | nn.Linear)
-                   for n in walk_from(node.all_input_nodes, lambda n: n.all_input_nodes))
+    """True if there is no conv and no linear layer between the images and this node."""
+    before = walk_from(node.all_input_nodes, lambda n: n.all_input_nodes)
+    return not any(isinstance(module_of(graph, n), nn.Conv2d | nn.Linear) for n in before)

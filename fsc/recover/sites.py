@@ -7,15 +7,7 @@ from torch import Tensor, fx, nn
 
 from fsc.graph import operations
 from fsc.graph.tracing import module_of, walk_from
-from fsc.recover.correspondence import (
-    Kept,
-    check_maps,
-    check_names,
-    kept_behind,
-    kept_filters,
-    replacements,
-    same_maps,
-)
+from fsc.recover.correspondence import Kept, check_names, kept_behind, kept_filters, replacements, same_maps
 from fsc.recover.lstsq import Fit, Sums
 from fsc.surgery.merges import fold_bn, merge_after, neutral_bn
 from fsc.surgery.recipe import teacher_name
@@ -23,33 +15,20 @@ from fsc.surgery.recipe import teacher_name
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """The place right behind a conv of the student, or behind the BatchNorm that alone reads that conv.
-
-    Attributes:
-        conv, norm: names of the conv and of that BatchNorm, or None.
-        node, teacher_node: the student's feature there, and the teacher's feature that it should reproduce.
-            Before a dropped block this is the teacher's feature behind that block.
-        kept: (C,) the teacher's channels that the student's feature has; None: all.
-        shortcut: what an add puts on the student's feature next, such as the shortcut of a residual block; or
-            None.
-        teacher_sum: the teacher's feature that corresponds to the result of that add, or None.
-        stop: the place in the student's graph of the first reader. The 1x1 conv must be there before it runs.
-        groups: the 1x1 conv may mix channels only inside each of this many groups, as the conv does.
-        bias: whether a bias can be merged too.
-        tail: what the student still does before a dropped block, such as a ReLU; the dropped block ends in
-            the same.
-    """
+    """The place right behind a conv of the student, or behind the BatchNorm that alone reads that conv."""
 
     conv: str
-    norm: str | None
-    node: fx.Node
+    norm: str | None  # the BatchNorm
+    node: fx.Node  # the student's feature
+    # The teacher's feature to reproduce: the same one; before a dropped block, the one behind that block.
     teacher_node: fx.Node
-    kept: Tensor | None
+    kept: Tensor | None  # (C,) the teacher's channels that the student's feature has; None: all
+    # The student's tensor that an add puts on the feature next. With it, `teacher_node` is for the sum.
     shortcut: fx.Node | None
-    teacher_sum: fx.Node | None
-    stop: int
-    groups: int
-    bias: bool
+    stop: int  # place in the student's graph of the first reader; the 1x1 conv must be there before it runs
+    groups: int  # the 1x1 conv may mix channels only inside each of this many groups, as the conv does
+    bias: bool  # whether a bias can be merged too
+    # The student's nodes from here to a dropped block, such as a ReLU. The block ends in the same operations.
     tail: tuple[fx.Node, ...] = ()
 
     @property
@@ -58,7 +37,8 @@ class Site:
 
 
 def find_sites(
-    teacher: fx.GraphModule, student: fx.GraphModule, net: nn.Module, *, at: str, kept: Kept | None = None
+    teacher: fx.GraphModule, student: fx.GraphModule, net: nn.Module, *,
+    at: str, shortcuts: bool = True, kept: Kept | None = None,
 ) -> tuple[list[Site], dict[str, str]]:
     """All sites of `net` in the order of execution; and for each conv that has none, the reason.
 
@@ -67,6 +47,7 @@ def find_sites(
         net: the student that was traced, for its recipe.
         at: "block": behind the last conv of each branch, of each factorized conv and of each plain layer;
             "conv": behind every conv.
+        shortcuts: where a shortcut is added next, compare the sums.
         kept: for a student without a recipe.
 
     Raises:
@@ -83,7 +64,7 @@ def find_sites(
         if origin is None:
             continue
         channels = kept_filters(net, node.target, teacher, kept)
-        if at == "block" and not ends_a_block(student, node, net):
+        if at == "block" and not _ends_a_block(student, node, net):
             continue
         if why := _why_not(student, node):
             without[node.target] = why
@@ -94,32 +75,31 @@ def find_sites(
         if feature in replaced:
             teacher_node, tail, identity = replaced[feature]
             channels = kept_behind(net, identity, channels)
-        elif add in replaced:
-            teacher_sum, tail, _ = replaced[add]
-        if shortcut is None or teacher_sum is None or not same_maps(shortcut, teacher_sum, channels):
-            shortcut = teacher_sum = None
-        check_maps(feature, teacher_node, channels)
-        stop = min(place[user] for user in feature.users)
-        bias = norm is not None or conv.bias is not None
-        where = (node.target, norm and norm.target, feature, teacher_node, channels, shortcut, teacher_sum)
+        if not same_maps(feature, teacher_node, channels):
+            raise ValueError(
+                f"teacher and student do not correspond at {feature.target}: feature maps (1, C, H, W) of "
+                f"{feature.meta['shape']} in the student, {teacher_node.meta['shape']} in the teacher.\n"
+                f"  A student may have fewer channels than its teacher, but its maps must be as large."
+            )
+        sum_tail = ()
+        if add in replaced:  # the add feeds a dropped block
+            teacher_sum, sum_tail, _ = replaced[add]
+        if shortcuts and shortcut and teacher_sum and same_maps(shortcut, teacher_sum, channels):
+            teacher_node, tail = teacher_sum, sum_tail
+        else:
+            shortcut = None
+        stop, bias = min(place[user] for user in feature.users), norm is not None or conv.bias is not None
+        where = (node.target, norm and norm.target, feature, teacher_node, channels, shortcut)
         sites.append(Site(*where, stop, conv.groups, bias, tail))
     return sorted(sites, key=lambda site: site.stop), without
 
 
-def ends_a_block(graph: fx.GraphModule, node: fx.Node, net: nn.Module) -> bool:
-    """Whether a conv is the last one of a branch or of a factorized conv, or stands where all paths pass."""
-    if teacher_name(net, node.target) != node.target:
-        return True
-    return _is_passed_by_all_paths(graph, node) or _reaches_a_join(graph, node)
-
-
 def merge_at(net: nn.Module, site: Site, fit: Fit, sums: Sums) -> None:
-    """Merge the fitted 1x1 conv into the conv and BatchNorm before it, in place, exactly: W' = Q W (theorem
-    1).
+    """Merge the fitted 1x1 conv into the conv and BatchNorm before it, in place: W' = Q W (theorem 1).
 
-    The BatchNorm becomes neutral: it keeps the mean and variance of the fitted feature, so in eval mode it
-    passes its input on, and training can go on from there. """
-    mean, var = sums.mean_and_variance(fit)                              # (C,) each
+    The BatchNorm becomes neutral: it keeps the mean and variance of the fitted feature. So it passes its
+    input on in eval mode, and training can go on from there.
+    """
     conv = net.get_submodule(site.conv)
     bn = None if site.norm is None else net.get_submodule(site.norm)
     merged = merge_after(conv if bn is None else fold_bn(conv, bn), fit.q, fit.bias)
@@ -129,12 +109,19 @@ def merge_at(net: nn.Module, site: Site, fit: Fit, sums: Sums) -> None:
             conv.bias.copy_(merged.bias)
         if bn is None:
             return
+        mean, var = sums.mean_and_variance(fit)                              # (C,) each
         neutral = neutral_bn(mean, var, eps=bn.eps)
-        bn.weight.copy_(neutral.weight)
-        bn.bias.copy_(neutral.bias)
-        bn.running_var.copy_(neutral.running_var)
-        # A conv without a bias cannot add the merged bias. BatchNorm adds it, when it expects a smaller mean.
-        bn.running_mean.copy_(neutral.running_mean if conv.bias is not None else mean - merged.bias.to(mean))
+        if conv.bias is None:
+            # A conv without a bias cannot add the merged bias. BatchNorm adds it by a smaller mean.
+            neutral.running_mean = mean - merged.bias.to(mean)
+        for name in ("weight", "bias", "running_mean", "running_var"):
+            getattr(bn, name).copy_(getattr(neutral, name))
+
+
+def _ends_a_block(graph: fx.GraphModule, node: fx.Node, net: nn.Module) -> bool:
+    """True for the last conv of a branch or of a factorized conv, and for one that all paths pass."""
+    is_factorized = teacher_name(net, node.target) != node.target
+    return is_factorized or _is_passed_by_all_paths(graph, node) or _reaches_a_join(graph, node)
 
 
 def _added(feature: fx.Node) -> tuple[fx.Node | None, fx.Node | None]:
@@ -150,14 +137,14 @@ def _added(feature: fx.Node) -> tuple[fx.Node | None, fx.Node | None]:
 
 
 def _is_passed_by_all_paths(graph: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether no tensor that was made before the node is read after it."""
+    """True if no tensor that was made before the node is read after it."""
     place = {n: i for i, n in enumerate(graph.graph.nodes)}
     tensors = [n for n in place if "shape" in n.meta and n.op != "get_attr" and n is not node]
     return not any(place[n] < place[node] < place[user] for n in tensors for user in n.users)
 
 
 def _reaches_a_join(graph: fx.GraphModule, node: fx.Node) -> bool:
-    """Whether a path from the conv comes to an add or a concatenation before another conv or a product."""
+    """True if a path from the conv comes to an add or a concatenation before another conv or a product."""
 
     def joins(user: fx.Node) -> bool:
         adds = user.target in operations.ADDS and len(user.all_input_nodes) > 1

@@ -13,16 +13,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 
-from fsc.runtime import Progress, device_of, evaluating, own_randomness, track, warn
+from fsc.runtime import Progress, device_of, evaluating, own_randomness, same_requires_grad, track, warn
+from fsc.surgery.recipe import with_edit
 
 
 @dataclass(frozen=True)
 class Training:
-    """Settings of SGD, with the defaults of the MiR paper; `steps` counts batches, not epochs.
-
-    The seed decides batches, crops, flips and dropout. `progress` is called with (done, steps) after each
-    step.
-    """
+    """Settings of SGD, with the defaults of the MiR paper; `steps` counts batches, not epochs."""
 
     steps: int = 2000
     lr: float = 0.02
@@ -34,6 +31,14 @@ class Training:
         """The settings as plain numbers, for the edit of a recipe."""
         sgd = {"steps": int(self.steps), "lr": float(self.lr), "batch_size": int(self.batch_size)}
         return sgd | more | {"seed": int(self.seed)}
+
+
+def with_report(
+    recovered: nn.Module, student: nn.Module, edit: str, asked: dict[str, Any], rows: list[dict[str, Any]]
+) -> nn.Module:
+    """The recovered copy of `student`, with the student's `requires_grad`, a recipe and the report."""
+    same_requires_grad(recovered, student)
+    return with_edit(recovered.eval(), student, {"edit": edit, "asked": asked, "slices": {}, "report": rows})
 
 
 def descend(
@@ -62,47 +67,39 @@ def descend(
 
     Returns:
         About 100 rows: step, loss (mean since the row before), held_out_loss, lr, images_per_second.
-
-    Raises:
-        ValueError: impossible settings; a batch of one image while BatchNorm is in train mode.
-        FloatingPointError: the loss is no longer finite; names step and learning rate.
     """
     _check(model, len(images), training)
-    device, steps = device_of(model), training.steps
+    device = device_of(model)
     rng = torch.Generator().manual_seed(training.seed)
     positions = _positions(len(images), training.batch_size, rng)
     data = [tensor.to(device) for tensor in (images, labels) if tensor is not None]
-    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(trainable, training.lr, momentum=0.9, weight_decay=1e-4)
-    # MultiStepLR would multiply by 0.1 twice, which rounds differently.
-    schedule = LambdaLR(optimizer, lambda step: 0.1 ** ((step >= 0.4 * steps) + (step >= 0.8 * steps)))
-    history = _History(model, steps, held_out_loss, keep_best)
-    try:
-        seeded, nhwc = own_randomness(device, training.seed), _nhwc(data[0], model, *beside)
-        with torch.enable_grad(), seeded, nhwc as layout:
-            for step, chosen in zip(track(steps, training.progress), positions, strict=False):
-                batch, *its_labels = [tensor[chosen.to(device)] for tensor in data]  # (B, C, H, W); (B,)
-                batch = crop_and_flip(batch, rng).contiguous(memory_format=layout)
-                loss, lr = loss_of(batch, *its_labels), schedule.get_last_lr()[0]
-                _check_finite(loss, step, lr, training)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                history.add(step + 1, loss.detach(), lr, len(batch))
-    except KeyboardInterrupt:
-        if not keep_best:
-            raise
-        model.load_state_dict(history.weights)
-        done, best = history.step, history.best_step
-        warn(f"stopped after {done} of {steps} steps; this is the student of step {best}, the best so far.")
-    finally:
-        optimizer.zero_grad(set_to_none=True)
+    optimizer, schedule = _sgd(model, training)
+    history = _History(model, training.steps, held_out_loss, keep_best)
+    seeded, nhwc = own_randomness(device, training.seed), _nhwc(data[0], model, *beside)
+    with history.until_ctrl_c(), torch.enable_grad(), seeded, nhwc as layout:
+        for step, chosen in zip(track(training.steps, training.progress), positions, strict=False):
+            batch, *its_labels = [tensor[chosen.to(device)] for tensor in data]      # (B, C, H, W); (B,)
+            batch = crop_and_flip(batch, rng).contiguous(memory_format=layout)
+            loss, lr = loss_of(batch, *its_labels), schedule.get_last_lr()[0]
+            _check_finite(loss, step, lr, training)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            history.add(step + 1, loss.detach(), lr, len(batch))
     return history.rows
 
 
+def _sgd(model: nn.Module, training: Training) -> tuple[torch.optim.SGD, LambdaLR]:
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(trainable, training.lr, momentum=0.9, weight_decay=1e-4)
+    steps = training.steps
+    # MultiStepLR would multiply by 0.1 twice, which rounds differently.
+    return optimizer, LambdaLR(optimizer, lambda step: 0.1 ** ((step >= 0.4 * steps) + (step >= 0.8 * steps)))
+
+
 def _positions(n: int, batch_size: int, rng: torch.Generator) -> Iterator[Tensor]:
-    """Which images make each batch, without end: shuffled epochs. An epoch's short last batch is left out."""
+    """Positions of the images of each batch, without end: shuffled epochs without their short last batch."""
     while True:
         for chosen in torch.randperm(n, generator=rng).split(batch_size):
             if len(chosen) == min(n, batch_size):
@@ -117,11 +114,11 @@ class _History:
     ):
         self.rows: list[dict[str, float]] = []
         self._model, self._steps, self._held_out_loss = model, steps, held_out_loss
-        self._keep_best, self.step, self._losses, self._since = keep_best, 0, [], time.perf_counter()
+        self._keep_best, self._step, self._losses, self._since = keep_best, 0, [], time.perf_counter()
         self._set_best(math.inf)
 
     def add(self, step: int, loss: Tensor, lr: float, batch_size: int) -> None:
-        self.step = step
+        self._step = step
         self._losses.append(loss)
         if step not in (1, self._steps) and step % max(1, self._steps // 100):
             return
@@ -132,34 +129,44 @@ class _History:
                 row["held_out_loss"] = self._held_out_loss()
         judged = row.get("held_out_loss", row["loss"])
         self.rows.append(row | {"lr": lr, "images_per_second": batch_size * len(self._losses) / seconds})
-        if judged < self._best_loss:
+        if self._keep_best and judged < self._best_loss:
             self._set_best(judged)
         self._losses, self._since = [], time.perf_counter()
 
+    @contextlib.contextmanager
+    def until_ctrl_c(self) -> Iterator[None]:
+        """At Ctrl-C, end the training with the best weights if they were kept; drop the gradients."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            if not self._keep_best:
+                raise
+            self._model.load_state_dict(self._best)
+            done = f"{self._step} of {self._steps} steps"
+            warn(f"stopped after {done}; this is the student of step {self._best_step}, the best so far.")
+        finally:
+            self._model.zero_grad(set_to_none=True)
+
     def _set_best(self, loss: float) -> None:
-        self._best_loss, self.best_step = loss, self.step
+        self._best_loss, self._best_step = loss, self._step
         state = self._model.state_dict() if self._keep_best else {}
-        self.weights = {name: tensor.detach().clone() for name, tensor in state.items()}
+        self._best = {name: tensor.detach().clone() for name, tensor in state.items()}
 
 
 def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """The images, each padded with zeros by an eighth of its side, cropped back, and flipped left to right.
+    """The images (N, C, H, W), each padded with zeros by an eighth of its side, cropped back, and flipped.
 
-    Where the crop lies is random for each image; the flip has probability 0.5.
-
-    Args:
-        images: (N, C, H, W), on any device.
-        generator: on the CPU; the same state gives the same crops on every device.
+    The place of the crop is random for each image; half of them are flipped left to right. The generator is
+    on the CPU, so the same state gives the same crops on every device.
     """
     n, _, h, w = images.shape
     pad_y, pad_x = h // 8, w // 8
     dy = torch.randint(2 * pad_y + 1, (n,), generator=generator)
     dx = torch.randint(2 * pad_x + 1, (n,), generator=generator)
     flip = torch.rand(n, generator=generator) < 0.5
-    rows = dy[:, None] + torch.arange(h)                               # (N, H)
+    rows = (dy[:, None] + torch.arange(h)).to(images.device)           # (N, H)
     cols = dx[:, None] + torch.arange(w)                               # (N, W)
-    cols = torch.where(flip[:, None], cols.flip(1), cols)
-    rows, cols = rows.to(images.device), cols.to(images.device)
+    cols = torch.where(flip[:, None], cols.flip(1), cols).to(images.device)
     padded = F.pad(images, (pad_x, pad_x, pad_y, pad_y))
     image = torch.arange(n, device=images.device)[:, None, None]
     # Advanced indexing puts the channel axis last: (N, H, W, C).
@@ -167,11 +174,7 @@ def crop_and_flip(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def split(images: Tensor, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
-    """The images to fit, and round(held_out * N) held-out ones that the seed draws; both keep their order.
-
-    Raises:
-        ValueError: `held_out` is not in [0, 1), or it is above 0 and would hold out no image, or all of them.
-    """
+    """The images to fit, and round(held_out * N) held-out ones that the seed draws; both keep their order."""
     n = len(images)
     if not 0 <= held_out < 1:
         raise ValueError(f"held_out={held_out} is no share in [0, 1).\n  0.1 holds out a tenth of them.")
@@ -180,14 +183,14 @@ def split(images: Tensor, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
         found = f"leaves none of {n} images to fit" if count else f"holds out none of {n} images"
         works = f"shares from 1/{n} to {n - 1}/{n} work" if n > 1 else "no share of one image works"
         raise ValueError(f"held_out={held_out} {found}.\n  Here {works}; held_out=0 fits all images.")
-    out = torch.zeros(n, dtype=torch.bool)
-    out[torch.randperm(n, generator=torch.Generator().manual_seed(seed))[:count]] = True
-    out = out.to(images.device)
-    return images[~out], images[out]
+    drawn = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    fitted, out = drawn[count:].sort().values, drawn[:count].sort().values
+    return images[fitted.to(images.device)], images[out.to(images.device)]
 
 
 def mean_loss(loss_of: Callable[..., Tensor], batch_size: int, *data: Tensor) -> Callable[[], float] | None:
     """A function for `descend`: the mean of `loss_of` over images (and labels). None if there are none."""
+
     def mean() -> float:
         batches = zip(*(tensor.split(batch_size) for tensor in data), strict=True)
         return sum(float(loss_of(*batch)) * len(batch[0]) for batch in batches) / len(data[0])
@@ -215,20 +218,19 @@ def train_mode(net: nn.Module, bn: str) -> None:
 def renew_norms(net: nn.Module, images: Tensor, *, batch_size: int) -> None:
     """Measure the running statistics of every BatchNorm again, in place, and leave the net in eval mode.
 
-    They become the mean of those of the batches. Each batch has at least `batch_size` of the images
-    (N, C, H, W), or all of them. `torch.optim.swa_utils.update_bn` does the same, but puts the whole net in
-    train mode, dropout too; here only the BatchNorms are in train mode.
+    They become the mean of those of the batches; each has at least `batch_size` of the images (N, C, H, W),
+    or all. `torch.optim.swa_utils.update_bn` does the same, but puts dropout in train mode, too.
     """
     net.eval()
     norms = [m for m in net.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    momenta = [norm.momentum for norm in norms]
+    momenta = {norm: norm.momentum for norm in norms}
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # for torch this means: the plain mean over all batches
         norm.train()
     for batch in images.tensor_split(max(1, len(images) // batch_size)):
         net(batch.to(device_of(net)))
-    for norm, momentum in zip(norms, momenta, strict=True):
+    for norm, momentum in momenta.items():
         norm.momentum = momentum
     net.eval()
 
@@ -251,7 +253,7 @@ def _check(model: nn.Module, n: int, training: Training) -> None:
             f"batches of one image (of {n}) cannot train BatchNorm ({norms[0]}).\n"
             f"  It would learn to normalise each image by itself alone, which it does not do in eval mode.\n"
             f"  Found {n} images to fit and batch_size={batch_size}. Use at least 2 images, in batches of at "
-            f'least 2; or mir with bn="frozen", which leaves the statistics of BatchNorm as they are.'
+            f'least 2; or mir with bn="frozen", which leaves those statistics as they are.'
         )
 
 
@@ -279,10 +281,3 @@ def _nhwc(images: Tensor, *models: nn.Module) -> Iterator[torch.memory_format]:
         yield layout
     finally:
         nets.to(memory_format=torch.contiguous_format)
-
-
-def in_bfloat16(device: torch.device) -> contextlib.AbstractContextManager:
-    """A context with convolutions in bfloat16 on a GPU that has it; it does nothing elsewhere."""
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.autocast("cuda", torch.bfloat16)
-    return contextlib.nullcontext()

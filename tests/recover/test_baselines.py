@@ -2,20 +2,19 @@
 
 import copy
 import re
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.small_net import few_images, small_net
+from helpers.small_net import assert_same_weights, few_images, small_net, train_by_hand
 from torch import nn
 
 import fsc
 from fsc.inputs.nets import NETS, VGG
-from fsc.recover.baselines import distill, finetune
-from fsc.recover.training import crop_and_flip
 from fsc.runtime import fingerprint, quiet
 
-QUIET = {"progress": quiet}
+finetune, distill = (partial(function, progress=quiet) for function in (fsc.finetune, fsc.distill))
 
 
 @pytest.fixture
@@ -35,21 +34,10 @@ def student():
 
 def test_finetune_does_what_a_plain_training_loop_does(net, few):
     images, labels = few
-    rng = torch.Generator().manual_seed(3)
     expected = copy.deepcopy(net).train().requires_grad_(True)
-    sgd = torch.optim.SGD(expected.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.MultiStepLR(sgd, milestones=[4, 8], gamma=0.1)
-    for _ in range(5):  # epochs of 2 batches of 4; 2 images left over
-        order = torch.randperm(10, generator=rng)
-        for rows in (order[:4], order[4:8]):
-            sgd.zero_grad()
-            F.cross_entropy(expected(crop_and_flip(images[rows], rng)), labels[rows]).backward()
-            sgd.step()
-            schedule.step()
-
-    found = finetune(net, net, images, labels, steps=10, lr=0.05, batch_size=4, seed=3, **QUIET)
-    for name, tensor in expected.state_dict().items():
-        assert torch.allclose(found.state_dict()[name], tensor, rtol=1e-4, atol=1e-6), name
+    train_by_hand(expected.parameters(), images, lambda x, rows: F.cross_entropy(expected(x), labels[rows]))
+    found = finetune(net, net, images, labels, steps=10, lr=0.05, batch_size=4, seed=3)
+    assert_same_weights(found, expected)
 
 
 def test_finetune_learns_the_few_images():
@@ -58,14 +46,14 @@ def test_finetune_learns_the_few_images():
     images = torch.randn(30, 3, 8, 8, generator=rng) * 0.3
     images[torch.arange(30), labels] += 1.0  # the class is the brightest colour
     net = small_net(seed=0)
-    found = finetune(net, net, images, labels, steps=100, lr=0.1, batch_size=10, **QUIET)
+    found = finetune(net, net, images, labels, steps=100, lr=0.1, batch_size=10)
     assert (found(images).argmax(1) == labels).float().mean() == 1.0
 
 
 def test_teacher_and_student_are_left_as_they_were(net, few):
     teacher, student = copy.deepcopy(net).train(), net
     before = fingerprint(teacher), fingerprint(student)
-    finetune(teacher, student, *few, steps=3, **QUIET)
+    finetune(teacher, student, *few, steps=3)
     assert (fingerprint(teacher), fingerprint(student)) == before
     assert teacher.training and not student.training
     assert not any(p.requires_grad for p in student.parameters())
@@ -75,7 +63,7 @@ def test_teacher_and_student_are_left_as_they_were(net, few):
 def test_what_comes_back_is_a_plain_trained_copy_with_the_recipe(net, few):
     net[0].weight.requires_grad_(True)
     net.fsc_recipe = {"teacher": "1234", "edits": [{"edit": "prune_filters"}]}
-    found = finetune(net, net, *few, steps=3, **QUIET)
+    found = finetune(net, net, *few, steps=3)
     assert type(found) is nn.Sequential and not any(module.training for module in found.modules())
     assert fingerprint(found) != fingerprint(net)
     assert [p.requires_grad for p in found.parameters()] == [p.requires_grad for p in net.parameters()]
@@ -91,8 +79,8 @@ def test_tuned_and_distilled_students_are_saved_and_load_again(tmp_path):
     torch.manual_seed(0)
     teacher = NETS["resnet20"](10).eval()
     pruned, images = fsc.prune_filters(teacher, 0.5), torch.randn(4, 3, 32, 32)
-    tuned = finetune(teacher, pruned, images, torch.arange(4), steps=2, **QUIET)
-    found = distill(teacher, tuned, images, steps=2, temperature=2, **QUIET)
+    tuned = finetune(teacher, pruned, images, torch.arange(4), steps=2)
+    found = distill(teacher, tuned, images, steps=2, temperature=2)
     assert [edit["edit"] for edit in fsc.recipe_of(found)] == ["prune_filters", "finetune", "distill"]
     assert fsc.recipe_of(found)[-1]["asked"]["temperature"] == 2.0
     loaded = fsc.load(fsc.save(found, tmp_path / "s.safetensors"), teacher)
@@ -100,23 +88,10 @@ def test_tuned_and_distilled_students_are_saved_and_load_again(tmp_path):
     assert fsc.report_of(loaded, "finetune").equals(fsc.report_of(tuned))
 
 
-def test_the_seed_alone_decides_and_the_global_generator_is_left_alone(few):
-    net = small_net(dropout=0.5, seed=0)
-
-    def tuned(seed, state):
-        torch.manual_seed(state)
-        before = torch.get_rng_state()
-        found = fingerprint(finetune(net, net, *few, steps=4, batch_size=4, seed=seed, **QUIET))
-        assert torch.equal(torch.get_rng_state(), before)
-        return found
-
-    assert tuned(seed=5, state=1) == tuned(seed=5, state=2) != tuned(seed=6, state=1)
-
-
 def test_finetune_trains_inside_no_grad_too(net, few):
     with torch.no_grad():
-        found = finetune(net, net, *few, steps=1, **QUIET)
-    assert fingerprint(found) == fingerprint(finetune(net, net, *few, steps=1, **QUIET))
+        found = finetune(net, net, *few, steps=1)
+    assert fingerprint(found) == fingerprint(finetune(net, net, *few, steps=1))
 
 
 class Flattens(nn.Module):
@@ -132,26 +107,20 @@ class Flattens(nn.Module):
 
 def test_a_net_that_counts_on_nchw_trains_too(few):
     net = Flattens()
-    assert fingerprint(finetune(net, net, *few, steps=2, **QUIET)) != fingerprint(net)
+    assert fingerprint(finetune(net, net, *few, steps=2)) != fingerprint(net)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32])
 def test_labels_of_any_whole_numbers_do(net, few, dtype):
     images, labels = few
-    found = [finetune(net, net, images, y, steps=2, **QUIET) for y in (labels, labels.to(dtype))]
+    found = [finetune(net, net, images, y, steps=2) for y in (labels, labels.to(dtype))]
     assert fingerprint(found[0]) == fingerprint(found[1])
-
-
-def test_a_diverging_loss_names_step_and_learning_rate(net, few):
-    words = r"finetune: the loss is (nan|inf) at step \d+ of 50 \(lr=1e\+20\)\.\n  Training has diverged: use"
-    with pytest.raises(FloatingPointError, match=words):
-        finetune(net, net, *few, steps=50, lr=1e20, **QUIET)
 
 
 def test_one_image_is_enough_where_no_batchnorm_learns_from_it(few):
     images, labels = few
     net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    assert fingerprint(finetune(net, net, images[:1], labels[:1], steps=1, **QUIET)) != fingerprint(net)
+    assert fingerprint(finetune(net, net, images[:1], labels[:1], steps=1)) != fingerprint(net)
 
 
 @pytest.mark.parametrize(
@@ -186,44 +155,35 @@ def test_one_image_is_enough_where_no_batchnorm_learns_from_it(few):
 def test_what_cannot_be_trained_is_refused_with_the_remedy(net, few, change, error, words):
     asked = {"teacher": net, "student": net, "images": few[0], "labels": few[1]} | change
     with pytest.raises(error, match=re.escape(words)):
-        finetune(**asked, **QUIET)
+        finetune(**asked)
 
 
 @pytest.mark.parametrize("name", ["resnet20", "mobilenet"])
 def test_every_kind_of_embedded_net_trains(name):
     torch.manual_seed(0)
     net = NETS[name](10)
-    found = finetune(net, net, torch.randn(4, 3, 32, 32), torch.arange(4), steps=2, **QUIET)
+    found = finetune(net, net, torch.randn(4, 3, 32, 32), torch.arange(4), steps=2)
     assert fingerprint(found) != fingerprint(net)
     assert [p.stride() for p in found.parameters()] == [p.stride() for p in net.parameters()]
 
 
 def test_distill_does_what_a_plain_distillation_loop_does(net, student, few):
     images, _ = few
-    rng = torch.Generator().manual_seed(3)
     expected = copy.deepcopy(student).train()
-    sgd = torch.optim.SGD(expected.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.MultiStepLR(sgd, milestones=[4, 8], gamma=0.1)
-    for _ in range(5):
-        order = torch.randperm(10, generator=rng)
-        for rows in (order[:4], order[4:8]):
-            batch = crop_and_flip(images[rows], rng)
-            p, q = (net(batch) / 3).softmax(1), (expected(batch) / 3).softmax(1)
-            loss = 9 * (p * (p.log() - q.log())).sum(1).mean()             # T^2 KL(teacher || student), T = 3
-            sgd.zero_grad()
-            loss.backward()
-            sgd.step()
-            schedule.step()
 
-    found = distill(net, student, images, steps=10, lr=0.05, batch_size=4, temperature=3, seed=3, **QUIET)
-    for name, tensor in expected.state_dict().items():
-        assert torch.allclose(found.state_dict()[name], tensor, rtol=1e-4, atol=1e-6), name
+    def loss_of(batch, rows):
+        p, q = (net(batch) / 3).softmax(1), (expected(batch) / 3).softmax(1)
+        return 9 * (p * (p.log() - q.log())).sum(1).mean()                 # T^2 KL(teacher || student), T = 3
+
+    train_by_hand(expected.parameters(), images, loss_of)
+    found = distill(net, student, images, steps=10, lr=0.05, batch_size=4, temperature=3, seed=3)
+    assert_same_weights(found, expected)
 
 
 def test_distill_brings_the_student_to_the_teachers_answers(net, student, few):
     images, _ = few
     wanted = net(images).softmax(1)
-    found = distill(net, student, images, steps=150, lr=0.05, temperature=1.0, **QUIET)
+    found = distill(net, student, images, steps=150, lr=0.05, temperature=1.0)
     before, after = ((model(images).softmax(1) - wanted).abs().mean() for model in (student, found))
     assert after < before / 3
 
@@ -231,20 +191,15 @@ def test_distill_brings_the_student_to_the_teachers_answers(net, student, few):
 def test_distill_trains_every_parameter_and_leaves_teacher_and_student_alone(net, student, few):
     teacher = copy.deepcopy(net).train()
     before = fingerprint(teacher), fingerprint(student)
-    found = distill(teacher, student, few[0], steps=2, **QUIET)
+    found = distill(teacher, student, few[0], steps=2)
     moved = {name for name, p in found.named_parameters() if not torch.equal(p, student.get_parameter(name))}
     assert moved == {name for name, _ in student.named_parameters()}
     assert (fingerprint(teacher), fingerprint(student)) == before  # the teacher's BN statistics too
     assert teacher.training and not found.training and all(p.grad is None for p in teacher.parameters())
 
 
-def test_distill_repeats_itself_for_the_same_seed_alone(net, student, few):
-    found = [fingerprint(distill(net, student, few[0], steps=3, seed=seed, **QUIET)) for seed in (0, 0, 1)]
-    assert found[0] == found[1] != found[2]
-
-
 def test_a_teacher_that_counts_on_nchw_distills_too(student, few):
-    assert fingerprint(distill(Flattens(), student, few[0], steps=1, **QUIET)) != fingerprint(student)
+    assert fingerprint(distill(Flattens(), student, few[0], steps=1)) != fingerprint(student)
 
 
 @pytest.mark.parametrize(
@@ -265,7 +220,7 @@ def test_a_teacher_that_counts_on_nchw_distills_too(student, few):
 def test_what_cannot_be_distilled_is_refused_with_the_remedy(net, few, change, error, words):
     asked = {"teacher": net, "student": net, "images": few[0]} | change
     with pytest.raises(error, match=re.escape(words)):
-        distill(**asked, **QUIET)
+        distill(**asked)
 
 
 @pytest.mark.gpu
@@ -273,7 +228,7 @@ def test_finetune_on_a_gpu_follows_the_teacher_and_spares_its_generator():
     teacher, student = VGG((8, "M", 8)).cuda(), VGG((8, "M", 4))
     before = torch.cuda.get_rng_state()
     images, labels = torch.randn(8, 3, 32, 32), torch.arange(8)
-    found = finetune(teacher, student, images, labels, steps=3, batch_size=4, **QUIET)
+    found = finetune(teacher, student, images, labels, steps=3, batch_size=4)
     assert all(p.device.type == "cuda" for p in found.parameters())
     assert all(p.device.type == "cpu" for p in student.parameters())
     assert torch.equal(torch.cuda.get_rng_state(), before)

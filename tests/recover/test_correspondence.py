@@ -1,6 +1,7 @@
-"""Dropped blocks and FSKD: the layer before a dropped block makes up for it, and the sweep goes on behind it."""
+"""Dropped blocks and FSKD: the layer before a dropped block makes up for it, and the sweep goes on."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -12,11 +13,12 @@ from torch import nn
 import fsc
 from fsc.graph.tracing import trace
 from fsc.inputs.nets import NETS, VGG, ResNet
-from fsc.recover.correspondence import dropped_blocks, replacements
-from fsc.recover.fskd import error_map
+from fsc.recover.correspondence import replacements
 from fsc.recover.sites import find_sites
 from fsc.runtime import quiet
 from fsc.surgery import merges
+
+fskd, errors_of = (partial(function, progress=quiet) for function in (fsc.fskd, fsc.error_map))
 
 
 @pytest.fixture
@@ -31,17 +33,17 @@ def images():
 
 
 def pairs(teacher, student, images):
-    """Names of the student's nodes that make up for a dropped block, and of the teacher's nodes they reproduce."""
+    """Names of the student's nodes that make up for a dropped block -> of the teacher's nodes."""
     found = replacements(trace(teacher, images), trace(student, images))
     return {mine.name: found[mine].teacher_node.name for mine in found}
 
 
-# -- which feature corresponds to which -----------------------------------------------------------------------------------------
+# -- which feature corresponds to which ------------------------------------------------------------
 
 
 def test_the_sum_before_a_dropped_block_reproduces_the_sum_behind_it(teacher, images):
     student = fsc.drop_blocks(teacher, ["layer1.1", "layer2.1", "layer2.2"])
-    # The adds of the nine blocks are add, add_1, ... add_8 in the teacher; of the student's six, add ... add_5.
+    # The adds of the teacher's nine blocks are add, add_1, ... add_8; of the student's six, add ... add_5.
     assert pairs(teacher, student, images) == {"add": "add_1", "add_2": "add_5"}
 
 
@@ -65,7 +67,7 @@ def test_no_node_makes_up_for_a_block_whose_input_is_read_elsewhere_too(images):
 
     net = Skips().eval()
     student = fsc.drop_blocks(net, ["b"])
-    assert pairs(net, student, images) == {} and len(dropped_blocks(trace(net, images), trace(student, images))) == 1
+    assert pairs(net, student, images) == {} and isinstance(student.b, nn.Identity)
     assert pairs(net, fsc.drop_blocks(net, ["c"]), images) == {"b": "c"}
 
 
@@ -74,26 +76,26 @@ def test_a_conv_reproduces_the_batchnorm_that_was_folded_into_it(teacher, images
     block = student.layer1[0]
     block.conv2, block.bn2 = merges.fold_bn(block.conv2, block.bn2), nn.Identity()
     assert pairs(teacher, student, images) == {"layer1_0_conv2": "layer1_0_bn2"}
-    again = fsc.fskd(teacher, student, images, progress=quiet)
+    again = fskd(teacher, student, images)
     assert torch.allclose(again(images), teacher(images), rtol=1e-4, atol=1e-4)
 
 
-# -- recovered ----------------------------------------------------------------------------------------------------
+# -- recovered -------------------------------------------------------------------------------------
 
 
 def test_the_block_before_a_hole_is_fitted_to_what_the_dropped_block_made(teacher, images):
     student = fsc.drop_blocks(teacher, ["layer1.1"])
-    mended = fsc.fskd(teacher, student, images, ridge=0.0, progress=quiet)
+    mended = fskd(teacher, student, images, ridge=0.0)
     x = feature(teacher, "layer1.0.bn2", images)                            # (N, C, H, W)
     shortcut = feature(teacher, "layer1.0.shortcut", images)
-    wanted = feature(teacher, "layer1.1.bn2", images) + feature(teacher, "layer1.1.shortcut", images) - shortcut
-    wanted = torch.where((wanted + shortcut <= 0) & (x + shortcut <= 0), x, wanted)  # the same behind the ReLU
+    wanted = sum(feature(teacher, f"layer1.1.{name}", images) for name in ("bn2", "shortcut")) - shortcut
+    wanted = torch.where((wanted + shortcut <= 0) & (x + shortcut <= 0), x, wanted)  # same behind the ReLU
     rows, y = (t.transpose(0, 1).flatten(1).T.double() for t in (x, wanted))  # (rows, C)
     ones = torch.ones(len(rows), 1).double()
     solution = torch.linalg.lstsq(torch.cat([rows, ones], 1), y, driver="gelsd").solution
     found = feature(mended, "layer1.0.bn2", images).transpose(0, 1).flatten(1).T.double()
     assert torch.allclose(found, torch.cat([rows, ones], 1) @ solution, atol=1e-3)
-    assert torch.equal(mended.layer1[0].conv1.weight, student.layer1[0].conv1.weight)  # nothing to mend before it
+    assert torch.equal(mended.layer1[0].conv1.weight, student.layer1[0].conv1.weight)  # as it was
 
 
 DROPPED = {
@@ -105,8 +107,8 @@ DROPPED = {
 @pytest.mark.parametrize("names, at", DROPPED.values(), ids=DROPPED)
 def test_every_error_behind_a_hole_becomes_smaller(teacher, images, names, at):
     student = fsc.drop_blocks(teacher, names)
-    mended = fsc.fskd(teacher, student, images, at=at, progress=quiet)
-    before, after = (error_map(teacher, net, images, progress=quiet) for net in (student, mended))
+    mended = fskd(teacher, student, images, at=at)
+    before, after = (errors_of(teacher, net, images) for net in (student, mended))
     behind = before > 0
     assert behind.any() and (after[behind] < before[behind]).all()
     assert (after[~behind] == 0).all() and after.iloc[-1] < 0.8 * before.iloc[-1]
@@ -125,8 +127,8 @@ def test_dropped_pruned_and_factorized_in_any_order_are_recovered(teacher, image
 
     for first, second, third in ((drop, prune, split), (prune, split, drop), (split, drop, prune)):
         student = third(second(first(teacher)))
-        mended = fsc.fskd(teacher, student, images, progress=quiet)
-        before, after = (error_map(teacher, net, images, progress=quiet).iloc[-1] for net in (student, mended))
+        mended = fskd(teacher, student, images)
+        before, after = (errors_of(teacher, net, images).iloc[-1] for net in (student, mended))
         assert after < 0.8 * before
 
 
@@ -145,8 +147,8 @@ def test_a_dropped_block_that_computes_nothing_is_not_missed(teacher, images):
     for block in (teacher.layer1[1], teacher.layer3[2]):
         nn.init.zeros_(block.bn2.weight), nn.init.zeros_(block.bn2.bias)
     student = fsc.drop_blocks(teacher, ["layer1.1", "layer3.2"])
-    assert (error_map(teacher, student, images, progress=quiet) < 1e-9).all()
-    mended = fsc.fskd(teacher, student, images, progress=quiet)
+    assert (errors_of(teacher, student, images) < 1e-9).all()
+    mended = fskd(teacher, student, images)
     assert torch.allclose(mended(images), teacher(images), rtol=1e-4, atol=1e-5)
 
 
@@ -156,11 +158,11 @@ def test_a_dropped_block_that_computes_nothing_is_not_missed(teacher, images):
 def test_what_is_reported_of_a_dropped_random_net_is_what_it_does(net):
     x = torch.randn(7, 3, 12, 12, dtype=torch.float64)
     try:
-        student = fsc.drop_blocks(net, fsc.droppable_blocks(net, x)[:2], example=x)
+        student = fsc.drop_blocks(net, fsc.droppable_blocks(net, example=x)[:2], example=x)
     except ValueError:
         return
-    mended = fsc.fskd(net, student, x, at="block", ridge=0.0, progress=quiet)
+    mended = fskd(net, student, x, at="block", ridge=0.0)
     report = fsc.report_of(mended)
     assert (report.error_after <= report.error_before + 1e-9).all()
-    again = error_map(net, mended, x, progress=quiet)
+    again = errors_of(net, mended, x)
     assert (again.to_numpy() <= report.error_after.to_numpy() * (1 + 1e-5) + 1e-9).all()

@@ -1,4 +1,4 @@
-"""PRACTISE on the published ResNet-32 and real images: blocks are found, ranked alike by both ways, and recovered."""
+"""PRACTISE on the published ResNet-32 and real images: blocks are found, ranked and recovered."""
 
 import pytest
 
@@ -39,7 +39,8 @@ def test_three_blocks_gone_are_absorbed_by_least_squares(task, teacher):
 
 def test_the_closed_form_ranks_easy_and_hard_blocks_as_dropping_them_shows(task, teacher):
     blocks = ["layer1.2", "layer2.2", "layer2.4", "layer3.4"]
-    table = fsc.recoverability(teacher, task.sample(100, seed=0).images, blocks=blocks, latency=False, progress=quiet)
+    images = task.sample(100, seed=0).images
+    table = fsc.recoverability(teacher, images, blocks=blocks, latency=False, progress=quiet)
     assert list(table.index) == blocks
     assert (table.recoverability < table.dropped_mse).all()
     assert (table.held_out_recoverability < table.dropped_mse).all()

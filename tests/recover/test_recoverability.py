@@ -1,5 +1,7 @@
 """Recoverability: one shared pass gives what each student alone would, published adaptors, times."""
 
+from functools import partial
+
 import pandas as pd
 import pytest
 import torch
@@ -20,6 +22,9 @@ from fsc.recover.training import Training, split
 from fsc.runtime import clone, fingerprint, frozen_copy, quiet
 from fsc.surgery import merges
 
+recoverability = partial(fsc.recoverability, latency=False, progress=quiet)
+fskd = partial(fsc.fskd, progress=quiet)
+
 
 @pytest.fixture
 def teacher():
@@ -32,19 +37,17 @@ def images():
     return torch.randn(10, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
-
-
-# -- in closed form -----------------------------------------------------------------------------------------------
+# -- in closed form --------------------------------------------------------------------------------
 
 
 def test_every_row_is_what_fskd_makes_of_that_student_alone(teacher, images):
-    table = fsc.recoverability(teacher, images, held_out=0.3, latency=False, seed=5, progress=quiet)
+    table = recoverability(teacher, images, held_out=0.3, seed=5)
     assert table.index.tolist() == fsc.droppable_blocks(teacher)
     fitted, unseen = split(images, 0.3, 5)
     assert (len(fitted), len(unseen)) == (7, 3)
     for name, row in table.iterrows():
         student = fsc.drop_blocks(teacher, [name])
-        mended = fsc.fskd(teacher, student, fitted, at="block", progress=quiet)
+        mended = fskd(teacher, student, fitted, at="block")
         assert row.dropped_mse == pytest.approx(loss(teacher, student, fitted), rel=1e-4)
         assert row.recoverability == pytest.approx(loss(teacher, mended, fitted), rel=1e-2)
         assert row.held_out_recoverability == pytest.approx(loss(teacher, mended, unseen), rel=1e-2)
@@ -57,18 +60,18 @@ def test_every_row_is_what_fskd_makes_of_that_student_alone(teacher, images):
 def test_on_random_nets_too_where_double_precision_tells_them_apart(net):
     x = torch.randn(6, 3, 12, 12, dtype=torch.float64)
     try:
-        table = fsc.recoverability(net, x, held_out=0, latency=False, progress=quiet)
+        table = recoverability(net, x, held_out=0)
     except ValueError:
         return
     for name, row in table.iterrows():
-        mended = fsc.fskd(net, fsc.drop_blocks(net, [name], example=x), x, at="block", progress=quiet)
+        mended = fskd(net, fsc.drop_blocks(net, [name], example=x), x, at="block")
         assert row.recoverability == pytest.approx(loss(net, mended, x), rel=1e-5, abs=1e-12)
 
 
 def test_a_block_that_computes_nothing_costs_nothing(teacher, images):
     for block in (teacher.layer1[1], teacher.layer3[1]):
         nn.init.zeros_(block.bn2.weight), nn.init.zeros_(block.bn2.bias)
-    table = fsc.recoverability(teacher, images, latency=False, progress=quiet)
+    table = recoverability(teacher, images)
     nothing = table.loc[["layer1.1", "layer3.1"]]
     assert (nothing[["dropped_mse", "recoverability", "held_out_recoverability"]] == 0).all(axis=None)
     assert nothing.cosine.tolist() == pytest.approx([1, 1])
@@ -90,7 +93,7 @@ def test_nets_that_work_in_place_are_ranked_as_nets_that_do_not(teacher, images)
     for layer in (same.layer1, same.layer2, same.layer3):
         for i, block in enumerate(layer):
             layer[i] = InPlace(block)
-    one, other = (fsc.recoverability(n, images, latency=False, progress=quiet) for n in (teacher, same))
+    one, other = (recoverability(n, images) for n in (teacher, same))
     columns = ["dropped_mse", "recoverability", "held_out_recoverability", "cosine"]
     assert other.index.tolist() == one.index.tolist()
     assert torch.allclose(torch.tensor(other[columns].values), torch.tensor(one[columns].values), rtol=1e-4)
@@ -108,20 +111,22 @@ def test_what_nothing_can_make_up_for_is_said():
     net = nn.Sequential(Block(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)).eval()
     for method in ("closed", "sgd"):
         with pytest.warns(UserWarning, match="no conv before or behind can make up for 0"):
-            table = fsc.recoverability(net, torch.randn(4, 3, 8, 8), method=method, latency=False, progress=quiet)
+            table = recoverability(net, torch.randn(4, 3, 8, 8), method=method)
         assert table.recoverability["0"] == table.dropped_mse["0"] > 0
 
 
-# -- as published -------------------------------------------------------------------------------------------------
+# -- as published ----------------------------------------------------------------------------------
 
-# By hand from the paper's rule: behind the last conv of each earlier block of the stage and its downsample conv; before
-# the first conv of each later one, the next stage's first conv and its downsample conv. torchvision's names.
+# By hand from the paper's rule: behind the last conv of each earlier block of the stage and its downsample
+# conv; before the first conv of each later one, the next stage's first conv and its downsample conv.
 PLACES = {
     ("resnet34", "layer2.2"): (
         ["layer2.0.conv2", "layer2.0.downsample.0", "layer2.1.conv2"],
         ["layer2.3.conv1", "layer3.0.conv1", "layer3.0.downsample.0"],
     ),
-    ("resnet34", "layer1.0"): ([], ["layer1.1.conv1", "layer1.2.conv1", "layer2.0.conv1", "layer2.0.downsample.0"]),
+    ("resnet34", "layer1.0"): (
+        [], ["layer1.1.conv1", "layer1.2.conv1", "layer2.0.conv1", "layer2.0.downsample.0"],
+    ),
     ("resnet50", "layer4.1"): (["layer4.0.conv3", "layer4.0.downsample.0"], ["layer4.2.conv1"]),
     ("mobilenet_v2", "features.5"): (["features.4.conv.2"], ["features.6.conv.0.0", "features.7.conv.0.0"]),
 }
@@ -143,7 +148,8 @@ def around(request, teacher, images):
     name = "layer2.1" if request.param == "resnet" else "blocks.5"
     source = frozen_copy(net)
     body = cut_backbone(without_blocks(source, [name]), images[:1]).body
-    return cut_backbone(source, images[:1]).body, body, [node for node in body.graph.nodes if node.target == name]
+    dropped = [node for node in body.graph.nodes if node.target == name]
+    return cut_backbone(source, images[:1]).body, body, dropped
 
 
 def test_adaptors_at_the_identity_change_nothing(around, images):
@@ -176,23 +182,23 @@ def test_training_lowers_the_loss_by_the_adaptors_alone_and_they_can_be_merged(a
 def test_sgd_fills_the_same_table_and_leaves_the_teacher(teacher, images):
     before = fingerprint(teacher)
     calls = []
-    table = fsc.recoverability(
-        teacher.train(), images, method="sgd", blocks=["layer2.1", "layer1.1"], steps=3, latency=False,
-        progress=lambda done, total: calls.append((done, total)),
-    )  # fmt: skip
-    assert fingerprint(teacher) == before and teacher.training and all(p.requires_grad for p in teacher.parameters())
+    table = recoverability(teacher.train(), images, method="sgd", blocks=["layer2.1", "layer1.1"], steps=3,
+                           progress=lambda done, total: calls.append((done, total)))
+    assert fingerprint(teacher) == before and teacher.training
+    assert all(p.requires_grad for p in teacher.parameters())
     assert table.index.tolist() == ["layer1.1", "layer2.1"] and table.notna().all(axis=None)
     assert calls[:: len(calls) - 1] == [(1, 6), (6, 6)]
 
 
-# -- time ---------------------------------------------------------------------------------------------------------
+# -- time ------------------------------------------------------------------------------------------
 
 
 def timed(ratios, high):
     """A stand-in for `fsc.latency` on a machine that is known."""
     def latency(models, example, *, threads, progress):
         assert len(example) == 1
-        table = pd.DataFrame({"ratio": [1.0, *ratios], "high": [1.0, *high]}, index=pd.Index(models, name="name"))
+        columns = {"ratio": [1.0, *ratios], "high": [1.0, *high]}
+        table = pd.DataFrame(columns, index=pd.Index(models, name="name"))
         table.attrs["measured"] = "by hand"
         return table
     return latency
@@ -201,45 +207,48 @@ def timed(ratios, high):
 def test_alike_blocks_share_their_time_and_noise_has_a_floor(teacher, images, monkeypatch):
     monkeypatch.setattr(evidence, "latency", timed([0.90, 0.80, 1.001, 0.95], [0.92, 0.84, 1.01, 0.97]))
     with pytest.warns(UserWarning, match=r"not measurable for layer2\.1: no more than noise"):
-        table = fsc.recoverability(teacher, images, progress=quiet)
-    assert table.latency_saved.tolist() == pytest.approx([0.15, 0.15, 0.001, 0.05])   # layer1.0 and layer1.1 are alike
+        table = recoverability(teacher, images, latency=True)
+    # layer1.0 and layer1.1 are alike
+    assert table.latency_saved.tolist() == pytest.approx([0.15, 0.15, 0.001, 0.05])
     assert table.latency_measurable.tolist() == [True, True, False, True]
     assert table.score.tolist() == pytest.approx((table.recoverability / table.latency_saved).tolist())
     assert table.attrs["measured"] == "by hand"
 
 
-# -- what was asked wrongly ---------------------------------------------------------------------------------------
+# -- what was asked wrongly ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wrong, words", [
-    ({"method": "magic"}, "method='magic'"), ({"held_out": 1}, "held_out=1"), ({"blocks": "layer1.0"}, "list of names"),
-    ({"blocks": []}, "list of names"), ({"blocks": ["layer1.9"]}, r'no module "layer1\.9".*\n.*layer1\.'),
+    ({"method": "magic"}, "method='magic'"), ({"held_out": 1}, "held_out=1"),
+    ({"blocks": "layer1.0"}, "list of names"), ({"blocks": []}, "list of names"),
+    ({"blocks": ["layer1.9"]}, r'no module "layer1\.9".*\n.*layer1\.'),
     ({"blocks": ["layer3.0"]}, r"layer3\.0 cannot be dropped: it makes \(1, 64, 4, 4\) of \(1, 32, 8, 8\)"),
 ])  # fmt: skip
 def test_what_cannot_be_asked_for_is_refused(teacher, images, wrong, words):
     with pytest.raises(ValueError, match=words):
-        fsc.recoverability(teacher, images, latency=False, progress=quiet, **wrong)
+        recoverability(teacher, images, **wrong)
 
 
 def test_nan_names_network_and_layer(teacher, images):
     teacher.layer2[0].bn1.bias.data[1] = float("nan")
-    with pytest.raises(ValueError, match="recoverability: NaN or infinity in the .*features behind layer2.0.bn"):
-        fsc.recoverability(teacher, images, latency=False, progress=quiet)
+    words = "recoverability: NaN or infinity in the .*features behind layer2.0.bn"
+    with pytest.raises(ValueError, match=words):
+        recoverability(teacher, images)
 
 
 def test_of_one_image_nothing_can_be_held_out_and_that_is_said(teacher, images):
     with pytest.raises(ValueError, match="recoverability: held_out=0.2"):
-        fsc.recoverability(teacher, images[:1], latency=False, progress=quiet)
-    table = fsc.recoverability(teacher, images[:1], held_out=0, latency=False, progress=quiet)
+        recoverability(teacher, images[:1])
+    table = recoverability(teacher, images[:1], held_out=0)
     assert table.recoverability.notna().all() and table.held_out_recoverability.isna().all()
 
 
-# -- published teachers and photographs ---------------------------------------------------------------------------
+# -- published teachers and photographs ------------------------------------------------------------
 
 
 @pytest.mark.real
 def test_on_photographs_each_block_of_resnet32_comes_nearer_by_half(real_data):
     task = fsc.load_task("folder", root=real_data / "cifar10-subset", like="cifar10")
     teacher = fsc.load_teacher("resnet32", task)
-    table = fsc.recoverability(teacher, task.sample(60, seed=0).images, latency=False, progress=quiet)
+    table = recoverability(teacher, task.sample(60, seed=0).images)
     assert len(table) == 13 and (table.held_out_recoverability < 0.8 * table.dropped_mse).all()

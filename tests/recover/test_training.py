@@ -294,3 +294,28 @@ def test_what_the_task_samples_is_as_good_as_its_images(method, teacher, student
     few = fsc.load_task("shapes").sample(10)
     found = [method(teacher, student, given, steps=2, progress=quiet) for given in (few, few.images)]
     assert fingerprint(found[0]) == fingerprint(found[1])
+
+
+@METHODS
+def test_a_diverging_loss_names_step_and_learning_rate(method, teacher, student, images):
+    before = fingerprint(student)
+    words = rf"{method.__name__}: the loss is (nan|inf) at step \d+ of 50 \(lr=1e\+20\)\.\n"
+    rest = "  Training has diverged: use a smaller lr.* passed in is unch"
+    with pytest.raises(FloatingPointError, match=words + rest):
+        method(teacher, student, images, steps=50, lr=1e20, progress=quiet)
+    assert fingerprint(student) == before
+
+
+@METHODS
+def test_the_seed_alone_decides_and_the_global_generator_is_left_alone(method, teacher, images):
+    student = small_net(dropout=0.5, seed=0)
+    asked = {"steps": 4, "batch_size": 4, "held_out": 0.2, "progress": quiet}
+
+    def trained(seed, state):
+        torch.manual_seed(state)
+        before = torch.get_rng_state()
+        found = fingerprint(method(teacher, student, images, seed=seed, **asked))
+        assert torch.equal(torch.get_rng_state(), before)
+        return found
+
+    assert trained(seed=5, state=1) == trained(seed=5, state=2) != trained(seed=6, state=1)
