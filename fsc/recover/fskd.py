@@ -21,6 +21,7 @@ from fsc.recover.correspondence import Kept
 from fsc.recover.sites import Site, find_sites, merge_at
 from fsc.recover.training import Training, with_report
 from fsc.runtime import Progress, clone, device_of, fingerprint, frozen_copy, public, quiet, track, warn
+from fsc.surgery.exactness import NotExact
 from fsc.surgery.recipe import recipe_of, teacher_fingerprint
 
 FOLDS = 5
@@ -153,6 +154,7 @@ class Pair:
         if at not in ("block", "conv"):
             raise ValueError(f'at={at!r}; it is "block" (behind each block) or "conv" (behind every conv).')
         self.images, self.at = check_images(images), at
+        self.size = max(1, min(CHUNK, math.ceil(len(self.images) / FOLDS)))
         check_fits(self.images, teacher, student)
         self.recovered = clone(student).to(device_of(teacher)).eval()
         self.graphs = trace(frozen_copy(teacher), self.images), trace(self.recovered, self.images)
@@ -160,11 +162,7 @@ class Pair:
 
     def walk(self, progress: Progress | None) -> Iterator[tuple[Site, list[lstsq.Sums]]]:
         """Bring both networks from site to site; yield each site and the sums of its rows, fold by fold."""
-        size = max(1, min(CHUNK, math.ceil(len(self.images) / FOLDS)))
-        device = device_of(self.recovered)
-        theirs, self.student = (
-            Stepwise(graph, [part.to(device) for part in self.images.split(size)]) for graph in self.graphs
-        )
+        theirs, self.student = (Stepwise(graph, self._chunks()) for graph in self.graphs)
         sweep = walk(theirs, self.student, self.sites, folds=FOLDS)
         for _ in track(len(self.sites), progress):
             yield next(sweep)
@@ -175,9 +173,37 @@ class Pair:
         correct(self.student, site, fit)
 
     def finished(self, student: nn.Module, rows: list[dict[str, Any]], asked: dict[str, Any]) -> nn.Module:
-        """The recovered student with its recipe and report."""
+        """The recovered student with its recipe and report, after a last check that the merges were exact."""
+        self._check_merged(rows)
         asked = {"method": asked["method"], "at": self.at, "images": len(self.images)} | asked
         return with_report(self.recovered, student, "fskd", asked, rows)
+
+
+    def _check_merged(self, rows: list[dict[str, Any]]) -> None:
+        """Hold the merged network against the sweep: on some images both must have the same outputs.
+
+        Raises:
+            NotExact: names the first site whose error is larger than the one reported.
+        """
+        chunks = range(min(len(self.student.values), 1 + 8 // len(self.images[: self.size])))
+        expected = torch.cat([self.student.finish(chunk) for chunk in chunks])           # (n, classes)
+        found = self.recovered(self.images[: len(expected)].to(expected.device))
+        varies = (expected - expected.mean(0)).norm() if len(expected) > 1 else expected.norm()
+        error = float((found - expected).norm() / varies.clamp_min(1e-12))
+        if error <= max(1e-3, 8 * torch.finfo(found.dtype).eps):
+            return
+        again = walk(*(Stepwise(graph, self._chunks()) for graph in self.graphs), self.sites)
+        errors = (_error_row(site, lstsq.total(folds))["error_before"] for site, folds in again)
+        pairs = zip(rows, errors, strict=True)
+        wrong = [row["layer"] for row, real in pairs if real > 1.01 * row["error_after"]]
+        raise NotExact(
+            f"the merged network differs from the fitted one (relative error {error:.1e}), "
+            f"{f'from {wrong[0]} on' if wrong else 'behind the last site'}.\n"
+            f"  Something acts between a layer and its reader that torch.fx does not see."
+        )
+
+    def _chunks(self) -> list[Tensor]:
+        return [part.to(device_of(self.recovered)) for part in self.images.split(self.size)]
 
 
 def walk(

@@ -9,6 +9,7 @@ from fsc.graph import operations
 from fsc.graph.tracing import module_of, walk_from
 from fsc.recover.correspondence import Kept, check_names, kept_behind, kept_filters, replacements, same_maps
 from fsc.recover.lstsq import Fit, Sums
+from fsc.surgery.convs import is_plain
 from fsc.surgery.merges import fold_bn, merge_after, neutral_bn
 from fsc.surgery.recipe import teacher_name
 
@@ -161,8 +162,10 @@ def _norm_behind(graph: fx.GraphModule, node: fx.Node) -> fx.Node | None:
     """The BatchNorm that is the only reader of a conv, if everything that is merged into it fits in there."""
     (first, *others) = node.users
     norm = module_of(graph, first)
-    fits = isinstance(norm, nn.BatchNorm2d) and norm.affine and norm.track_running_stats
-    return first if fits and not others and first.users and not _is_called_twice(graph, first) else None
+    if others or not first.users or not isinstance(norm, nn.BatchNorm2d) or _is_called_twice(graph, first):
+        return None
+    is_plain_norm = norm.affine and norm.track_running_stats and set(norm._parameters) == {"weight", "bias"}
+    return first if is_plain_norm and not norm._forward_hooks and not norm._forward_pre_hooks else None
 
 
 def _is_called_twice(graph: fx.GraphModule, node: fx.Node) -> bool:
@@ -174,8 +177,12 @@ def _why_not(graph: fx.GraphModule, node: fx.Node) -> str | None:
     conv = module_of(graph, node)
     if _is_called_twice(graph, node):
         return "it is called more than once, and an adaptor would act in all its places"
-    if "weight" not in conv._parameters:
-        return "it computes its weight in each pass (a parametrization or mask)"
+    if not is_plain(conv) or set(conv._parameters) != {"weight", "bias"}:
+        return "it computes its weight or its output in a way of its own"
+    if conv._forward_hooks:
+        return "it has a forward hook, which would act on the merged output"
+    if any(n.op == "get_attr" and n.target.rpartition(".")[0] == node.target for n in graph.graph.nodes):
+        return "the forward reads its weight in another place too"
     for name, module in graph.named_modules():
         if name != node.target and any(p is conv.weight for p in module.parameters(recurse=False)):
             return f"it shares its weight with {name}"
