@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from fsc.compress.blocks import droppable_blocks
 from fsc.compress.macs_budget import blocks_to_drop, filters_to_prune, prune
-from fsc.inputs.tasks import Images, Task
-from fsc.measure.quality import cost
+from fsc.inputs.tasks import Task
+from fsc.measure.latency import structure_of
+from fsc.measure.quality import cost, predictions
 from fsc.recover.recoverability import latency_saved
-from fsc.runtime import Progress, device_of, evaluating, fingerprint, frozen_copy, quiet, same_requires_grad
+from fsc.runtime import Progress, device_of, digest_of, fingerprint, frozen_copy, quiet, same_requires_grad
 from fsc.studies.isolation import halting, isolated
 from fsc.studies.methods import METHODS, Method
-from fsc.studies.provenance import code_of, digest_of, provenance, structure_of
+from fsc.studies.provenance import code_of, provenance
 
 
 class Run(NamedTuple):
@@ -92,8 +93,8 @@ def prepare(bench: Bench, runs: Iterable[Run]) -> Bench:
         names = droppable_blocks(teacher, example=example)
         bench = replace(bench, timed=latency_saved(teacher, names, example, threads=1, progress=quiet))
     if bench.predictions is None:
-        predictions = _predictions(bench.teacher, bench.task.test)
-        bench = replace(bench, predictions=predictions, macs=cost(bench.teacher, example).macs)
+        found = predictions(bench.teacher, bench.task.test)
+        bench = replace(bench, predictions=found, macs=cost(bench.teacher, example).macs)
     return bench
 
 
@@ -160,28 +161,16 @@ def _check_student(student: Any, teacher: nn.Module, was: str) -> None:
 
 
 def _measured(bench: Bench, student: nn.Module) -> dict[str, Any]:
-    predictions, labels = _predictions(student, bench.task.test), bench.task.test.labels.cpu()  # (N,) each
+    found, labels = predictions(student, bench.task.test), bench.task.test.labels.cpu()            # (N,) each
     params, macs = cost(student, bench.task.example)
     return {
-        "accuracy": int((predictions == labels).sum()) / len(labels),
-        "agreement": int((predictions == bench.predictions).sum()) / len(labels),
+        "accuracy": int((found == labels).sum()) / len(labels),
+        "agreement": int((found == bench.predictions).sum()) / len(labels),
         "params": params,
         "macs": macs,
         "reached": round(1 - macs / bench.macs, 4),
         "structure": structure_of(student),
     }
-
-
-def _predictions(net: nn.Module, images: Images) -> Tensor:
-    """The class with the highest score for each image: (N,), on the CPU."""
-    found = []
-    with evaluating(net), torch.no_grad():
-        for batch, _ in images.batches():
-            scores = net(batch.to(device_of(net)))                     # (n, classes)
-            if scores.isnan().any():
-                raise ValueError("the network's scores are NaN on test images; did its training diverge?")
-            found.append(scores.topk(1).indices[:, 0].cpu())
-    return torch.cat(found)
 
 
 def _short(sha256: str) -> str:

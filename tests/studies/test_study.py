@@ -64,10 +64,10 @@ def test_a_row_says_what_the_functions_of_the_package_say(store, timings):
 def test_practise_drops_the_blocks_that_come_closest_by_times_taken_once(store, timings, monkeypatch):
     asked, tables = [], []
 
-    def practise(teacher, images, *, blocks, timed, mimic_steps, seed, progress):
-        asked.append((blocks, mimic_steps, seed, len(images)))
+    def practise(teacher, images, *, count, timed, mimic_steps, seed, progress):
+        asked.append((count, mimic_steps, seed, len(images)))
         tables.append(timed)
-        return fsc.drop_blocks(teacher, ["layer1.0", "layer3.1"][:blocks], example=images)
+        return fsc.drop_blocks(teacher, ["layer1.0", "layer3.1"][:count], example=images)
 
     monkeypatch.setattr(methods, "practise", practise)
     resnet = ResNet(2, classes=4).eval()
@@ -105,7 +105,7 @@ def cuts_the_teacher_down(teacher, images, ratio):
 
 @pytest.mark.parametrize("method, words", [
     (raises, "RuntimeError: no luck, with these images"),
-    (gives_nan, "ValueError: the network's scores are NaN"),
+    (gives_nan, "ValueError: the network's output is NaN for"),
     (returns_the_teacher, "ValueError: the method returned the teacher unchanged"),
     (returns_a_copy, "ValueError: the method returned the teacher unchanged"),
     (changes_the_teacher, "ValueError: the method changed the teacher"),
