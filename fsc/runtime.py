@@ -164,8 +164,8 @@ def quiet(done: int, total: int) -> None:
 def written_whole(path: str | os.PathLike) -> Iterator[Path]:
     """Give a temporary path in the folder of `path`; the file written there becomes `path` at the end.
 
-    So a reader finds the old file or the new one, both complete. After an error the old file is as it was, and
-    the temporary one is gone. The new file gets the permissions of the file that it replaces.
+    So a reader finds the old file or the new one, both complete. After an error the old file is as it was,
+    and the temporary one is gone. The new file gets the permissions of the file that it replaces.
     """
     path = Path(path)
     beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")

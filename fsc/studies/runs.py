@@ -16,7 +16,7 @@ from fsc.measure.latency import structure_of
 from fsc.measure.quality import cost, predictions
 from fsc.recover.recoverability import latency_saved
 from fsc.runtime import Progress, device_of, digest_of, fingerprint, frozen_copy, quiet, same_requires_grad
-from fsc.studies.isolation import halting, isolated
+from fsc.studies.isolation import isolated
 from fsc.studies.methods import METHODS, Method
 from fsc.studies.provenance import code_of, provenance
 
@@ -103,21 +103,17 @@ def do(
 ) -> tuple[dict[str, Any], nn.Module | None]:
     """The run's row and its student; None in place of the student if the run failed.
 
-    Torch is seeded with the run's seed meanwhile, and warnings are not shown.
+    Torch is seeded with the run's seed meanwhile, and warnings are not shown. Ctrl-C raises an error even if
+    the method then returned the student that it had, as `mir` does.
 
     Args:
         bench: a prepared one.
         threads: of the CPU; None keeps torch's own number.
-        progress: called with (done, total) by methods that have steps; what it raises ends the run and comes
-            out.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C came, even if the method then returned the student that it had, as `mir`
-            does.
+        progress: called with (done, total) by methods that have steps; its errors end the run and come out.
     """
     device, family = device_of(bench.teacher), bench.methods[run.method].family
     setting = bench.settings.get((family, run.ratio))
-    with isolated(run.seed or 0, threads, device):
+    with isolated(run.seed or 0, threads, device, progress) as progress:
         row = bench.head(run) | provenance(device) | {"family": family}
         if isinstance(setting, str):
             return row | {"error": setting}, None
@@ -134,15 +130,16 @@ def _make(bench: Bench, run: Run, setting: float | None, progress: Progress) -> 
     method = bench.methods[run.method]
     teacher = frozen_copy(bench.teacher)  # a copy: whatever a method does to it harms no other run
     same_requires_grad(teacher, bench.teacher)
-    few = None if run.samples is None else bench.task.sample(run.samples, seed=run.seed)
-    if few is not None:
+    few = None
+    if run.samples is not None:
+        few = bench.task.sample(run.samples, seed=run.seed)
         _ = few.images  # decodes them
     if method.family == "filters":
         start = prune(teacher, setting, bench.task.example)
     else:
         start = {"teacher": teacher, "own": run.ratio, "blocks": (setting, bench.timed)}[method.family]
     begin = time.perf_counter()
-    student = method.make(teacher, start, few, steps=bench.steps, seed=run.seed, progress=halting(progress))
+    student = method.make(teacher, start, few, steps=bench.steps, seed=run.seed, progress=progress)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     seconds = round(time.perf_counter() - begin, 2)
