@@ -4,6 +4,7 @@ import difflib
 import functools
 import math
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -60,14 +61,7 @@ Ratio = float | Mapping[str, float]
 
 
 def checked_ratio(ratio: Ratio, of: str) -> float | dict[str, float]:
-    """The ratio as plain floats, all inside (0, 1).
-
-    Args:
-        of: the whole in words, for the message: "filters", "parameters".
-
-    Raises:
-        ValueError: a share that is no number inside (0, 1); an empty mapping.
-    """
+    """The ratio as plain floats, all inside (0, 1); `of` names the whole in the message, as in "filters"."""
     if not isinstance(ratio, Mapping):
         return _checked_share(ratio, "", of)
     if not ratio:
@@ -76,10 +70,7 @@ def checked_ratio(ratio: Ratio, of: str) -> float | dict[str, float]:
 
 
 def _checked_share(share: float, where: str, of: str) -> float:
-    try:
-        plain = math.nan if isinstance(share, str | bool) else float(share)
-    except (TypeError, ValueError):
-        plain = math.nan
+    plain = float(share) if isinstance(share, Real | Tensor) else math.nan
     if not 0 < plain < 1:
         meaning = f"It is the share of {of} to remove: 0.5 removes half of them."
         raise ValueError(f"ratio {share!r}{where} is not inside (0, 1).\n  {meaning}")
@@ -90,8 +81,8 @@ def check_images(images: Any) -> Tensor:
     """The images of a tensor or of a sample of a task: a non-empty (N, C, H, W) of finite, normalised floats.
 
     Raises:
-        TypeError: not a tensor, or not floating point (uint8: not normalised).
-        ValueError: wrong number of dimensions, no images, NaN or infinity, or values as large as raw pixels.
+        TypeError: not a tensor, or not floating point.
+        ValueError: wrong shape, no images, NaN or infinity, or values as large as raw pixels.
     """
     if not isinstance(images, Tensor):
         images = getattr(images, "images", images)
@@ -126,11 +117,7 @@ def check_images(images: Any) -> Tensor:
 
 
 def check_fits(images: Tensor, *models: nn.Module) -> None:
-    """Refuse images that one of the networks does not take, by running each network on the first image.
-
-    Raises:
-        ValueError: wrong number of channels, wrong size; the message quotes the network's own error.
-    """
+    """Refuse images that one of the networks does not take; each network runs on the first image."""
     with torch.no_grad(), evaluating(*models):
         for model in models:
             try:
@@ -147,10 +134,9 @@ def check_fits(images: Tensor, *models: nn.Module) -> None:
 def check_columns(table: "pd.DataFrame", *columns: str) -> None:
     missing = [column for column in columns if column not in table]
     if missing:
-        raise ValueError(
-            f"the table has no column {', '.join(missing)}.\n"
-            f"  Asked for: {', '.join(columns)}. Found: {', '.join(map(str, table.columns)) or 'no columns'}."
-        )
+        found = ", ".join(map(str, table.columns)) or "no columns"
+        asked = f"Asked for: {', '.join(columns)}. Found: {found}."
+        raise ValueError(f"the table has no column {', '.join(missing)}.\n  {asked}")
 
 
 def one_of(what: str, asked, values: Iterable):

@@ -70,8 +70,8 @@ def _class_names(root: Path, files: list[dict[str, list[Path]]], like: str) -> t
     """The classes of `like` if every class folder has the name of one, the class folders if none has."""
     train, test = files
     if train.keys() != test.keys():
-        only, others = _listed(sorted(train.keys() - test.keys())), _listed(sorted(test.keys() - train.keys()))
-        found = f"Only in train: {only}. Only in test: {others}.\n  Give both the same class folders."
+        only = [_listed(sorted(a.keys() - b.keys())) for a, b in ((train, test), (test, train))]
+        found = f"Only in train: {only[0]}. Only in test: {only[1]}.\n  Give both the same class folders."
         raise ValueError(f"the classes in {root} differ between train and test.\n  {found}")
     known = builtin_task(like).classes
     unknown = [name for name in train if name not in known]

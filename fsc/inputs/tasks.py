@@ -149,17 +149,14 @@ def load_task(name: str, root: str | Path | None = None, *, like: str | None = N
     - `"imagenet"`: torchvision's `ImageNet` in `root`; it is never downloaded.
     - `"folder"`: your pictures in `root`, prepared for the networks of the built-in task `like`. The folder
       holds either `train/CLASS/*.png` and `test/CLASS/*.png`, or unlabelled pictures only. If `like` has a
-      class of every class folder's name, the labels are those of `like`, even if only some of its classes are
-      there. If it knows none of the names, the folders are the classes, by name. Pictures are png, jpg, bmp,
-      webp, gif, ppm, pgm and tif; hidden files and other extensions are ignored. A picture of `like`'s size
-      is taken as it is. Any other picture has its shorter side resized and its centre cut out. Pictures that
-      cannot be read are left out, with a warning; `task.skipped` lists them.
+      class of every class folder's name, the labels are those of `like`. If it knows none of the names, the
+      folders are the classes, by name. Hidden files and files that are no pictures are ignored. A picture of
+      `like`'s size is taken as it is. Any other picture has its shorter side resized and its centre cut out.
+      Pictures that cannot be read are left out, with a warning; `task.skipped` lists them.
 
     Raises:
-        FileNotFoundError: the data are not there and could not be downloaded; says which file is expected
-            where.
-        ValueError: unknown name; `root` or `like` missing or out of place; an empty, broken or contradictory
-            folder.
+        FileNotFoundError: the data are not there and could not be downloaded; says which file is expected.
+        ValueError: unknown name; `root` or `like` missing or out of place; an unusable folder.
 
     >>> task = fsc.load_task("shapes")
     >>> task

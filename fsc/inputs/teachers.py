@@ -32,14 +32,9 @@ def load_teacher(arch: str, task) -> nn.Module:
       (github.com/akamaster/pytorch_resnet_cifar10, BSD-2), through `torch.hub`.
     - like "imagenette" or "imagenet": the classifiers of `torchvision.models` with IMAGENET1K_V1 weights.
 
-    Args:
-        arch: name of the network.
-        task: from `load_task`; its `like` decides which weights.
-
     Raises:
         TypeError: `task` is not a task.
-        ValueError: no such network for these images; the task has classes of its own, for which no network is
-            published; the SHA-256 of the weights is not the expected one.
+        ValueError: no such network; a task with classes of its own; the SHA-256 of the weights is wrong.
         FileNotFoundError: the weights are not there and could not be downloaded; says where to put them.
 
     >>> teacher = fsc.load_teacher("resnet20", fsc.load_task("shapes"))

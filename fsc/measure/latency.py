@@ -32,8 +32,8 @@ def latency(
 ) -> pd.DataFrame:
     """Time forward passes of several networks side by side, and say which differences are more than noise.
 
-    Each round times every network once, in a new random order. So anything else that the machine does slows
-    all of them alike. A network is compared with the first one by the ratio of their times within each round.
+    Each round times every network once, in a new random order, so that other work of the machine slows all of
+    them alike. A network is compared with the first one by the ratio of their times within each round.
     `low` .. `high` is a 95 % interval of the median ratio, for any distribution (it inverts the sign test). A
     network is called faster or slower only where the whole interval is more than 2 % away from 1. Of two
     equal networks, at most one comparison in twenty says that they differ.

@@ -109,12 +109,10 @@ def compare(
         images: other images to use. If they have no labels, the accuracy is NaN.
         latency_batch: number of images in one timed pass.
         latency_rounds, threads: as in `latency`.
-        progress: called for every batch of images, then for every round of timing.
 
     Returns:
         One row per network (index: name): accuracy, agreement with the reference, both in [0, 1]; params;
-        macs of one image; the columns of `latency`: median_ms, spread_ms, ratio, low, high, verdict. `attrs`
-        is that of `latency`.
+        macs of one image; the columns of `latency`, with its `attrs`.
 
     >>> fsc.compare({"teacher": teacher, "pruned": student}, task).accuracy
     """
@@ -145,10 +143,7 @@ def predictions(net: nn.Module, images: Images, *, batch_size: int = 256) -> Ten
 def _top_classes(
     nets: list[nn.Module], images: Images, k: int, batch_size: int, progress: Progress | None
 ) -> list[Tensor]:
-    """The k classes with the highest scores of each network: [(N, k) int64 on the CPU, ...].
-
-    One pass over the images serves all networks: files are decoded once.
-    """
+    """The k classes with the highest scores, (N, k) int64 on the CPU, of each network in one pass."""
     _check_set(images)
     tops = [[] for _ in nets]
     steps = track(math.ceil(len(images) / batch_size), progress)
@@ -181,10 +176,8 @@ def _check_outputs(outputs: list[Tensor], n: int, labels: Tensor | None, k: int)
     for output in outputs:
         if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != n:
             found = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-            raise ValueError(
-                f"the network's output for {n} images is {found}; asked for ({n}, classes).\n"
-                f"  Wrap the network so that it returns one score per class for each image."
-            )
+            asked = f"asked for ({n}, classes).\n  Wrap the network so that it returns one score per class."
+            raise ValueError(f"the network's output for {n} images is {found}; {asked}")
         classes = output.shape[1]
         if not 1 <= k <= classes:
             raise ValueError(f"topk={k}; the network tells apart {classes} classes.\n  Use 1 .. {classes}.")
@@ -195,8 +188,7 @@ def _check_outputs(outputs: list[Tensor], n: int, labels: Tensor | None, k: int)
         if bad := int(output.isnan().any(1).sum()):
             remedy = "Look for NaN or infinity in its weights and in BatchNorm's statistics: did it diverge?"
             raise ValueError(f"the network's output is NaN for {bad} of {n} images.\n  {remedy}")
-    if len({output.shape[1] for output in outputs}) > 1:
-        raise ValueError(
-            f"the networks tell apart {' and '.join(str(o.shape[1]) for o in outputs)} classes.\n"
-            f"  Predictions can be compared only if the classes are the same: take networks of one task."
-        )
+    numbers = [output.shape[1] for output in outputs]
+    if len(set(numbers)) > 1:
+        remedy = "Predictions can be compared only if the classes are the same: take networks of one task."
+        raise ValueError(f"the networks tell apart {' and '.join(map(str, numbers))} classes.\n  {remedy}")

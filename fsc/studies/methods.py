@@ -114,9 +114,10 @@ def methods_of(asked: str | Own | Mapping[str, Own] | Iterable) -> dict[str, Met
 
 def _check_known(name: str) -> None:
     if name not in METHODS:
+        own = f'function (teacher, images, ratio) -> student: {{"{name}": function}}.'
         raise ValueError(
-            f'unknown method "{name}".{nearest(name, METHODS)}\n  There are {", ".join(METHODS)}.\n'
-            f'  A method of your own is a function (teacher, images, ratio) -> student: {{"{name}": function}}.'
+            f'unknown method "{name}".{nearest(name, METHODS)}\n'
+            f"  There are {', '.join(METHODS)}.\n  A method of your own is a {own}"
         )
 
 
