@@ -38,8 +38,7 @@ class Bench:
         identity: the cells that all rows have in common: task, arch, teacher, data.
         predictions: (N,) the teacher's class for each test image.
         macs: of the teacher.
-        settings: by family and ratio, the share of filters or the number of blocks to remove; or why it is
-            not known.
+        settings: by family and ratio, the share of filters or number of blocks to remove, or an error.
         timed: the time that dropping each block saves.
     """
 

@@ -220,8 +220,6 @@ class _Sweep:
         for run, key in self.keys.items():
             if key in stored and _lacks_latency(stored[key]):
                 untimed.setdefault(stored[key]["structure"], run)
-        if not untimed:
-            return
         if unknown := {s: run for s, run in untimed.items() if s not in known}:
             known |= self._timed(unknown, rounds)
 
@@ -229,7 +227,8 @@ class _Sweep:
             mine = row["teacher"] == teacher and _lacks_latency(row)
             return known.get(row["structure"], {}) if mine else {}
 
-        self.store.change(latency_of)
+        if untimed:
+            self.store.change(latency_of)
 
     def _timed(self, runs: Mapping[str, Run], rounds: int) -> dict[str, dict[str, float]]:
         """The columns of latency by structure; `runs` names for each structure a run that makes it."""
@@ -262,8 +261,8 @@ def _warn_of_failures(rows: pd.DataFrame) -> None:
     failed = rows[rows.error.notna()]
     if len(failed):
         names = ", ".join(failed.method.unique())
-        warn(f"{len(failed)} of {len(rows)} runs failed ({names}); their column error says why. "
-             f"The first: {failed.error.iloc[0]}")  # fmt: skip
+        why = f"their column error says why. The first: {failed.error.iloc[0]}"
+        warn(f"{len(failed)} of {len(rows)} runs failed ({names}); {why}")
 
 
 def _warn_of_other_versions(rows: pd.DataFrame) -> None:
