@@ -2,9 +2,9 @@
 
 import difflib
 import functools
-import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,10 +19,7 @@ if TYPE_CHECKING:
 def renamed(**now: str) -> Callable:
     """Accept old keywords for one release, with a warning.
 
-    Under `renamed(blocks="count")` a call with blocks=3 means count=3.
-
-    Raises:
-        TypeError: a call has the old keyword and the new one.
+    Under `renamed(blocks="count")` a call with blocks=3 means count=3; one with both raises a TypeError.
     """
 
     def accept(function: Callable) -> Callable:
@@ -43,16 +40,14 @@ def renamed(**now: str) -> Callable:
 
 
 def by_keyword(name: str) -> Callable:
-    """Accept for a release, with a warning, one positional argument too many: `name` is now keyword-only."""
+    """Accept for a release, with a warning, a second positional argument: `name` is now keyword-only."""
 
     def accept(function: Callable) -> Callable:
-        parameters = inspect.signature(function).parameters.values()
-        most = sum(parameter.kind is parameter.POSITIONAL_OR_KEYWORD for parameter in parameters)
-
+        @public
         @functools.wraps(function)
         def accepting(*args: Any, **kwargs: Any) -> Any:
-            if len(args) == most + 1 and name not in kwargs:
-                warn(f"{function.__name__}: write {name}=...; soon only that works.", FutureWarning)
+            if len(args) == 2 and name not in kwargs:
+                warn(f"write {name}=...; soon only that works.", FutureWarning)
                 *args, kwargs[name] = args
             return function(*args, **kwargs)
 
@@ -66,14 +61,7 @@ Ratio = float | Mapping[str, float]
 
 
 def checked_ratio(ratio: Ratio, of: str) -> float | dict[str, float]:
-    """The ratio as plain floats, all inside (0, 1).
-
-    Args:
-        of: the whole in words, for the message: "filters", "parameters".
-
-    Raises:
-        ValueError: a share that is no number inside (0, 1); an empty mapping.
-    """
+    """The ratio as plain floats, all inside (0, 1); `of` names the whole in the message, as in "filters"."""
     if not isinstance(ratio, Mapping):
         return _checked_share(ratio, "", of)
     if not ratio:
@@ -82,26 +70,19 @@ def checked_ratio(ratio: Ratio, of: str) -> float | dict[str, float]:
 
 
 def _checked_share(share: float, where: str, of: str) -> float:
-    try:
-        plain = math.nan if isinstance(share, str | bool) else float(share)
-    except (TypeError, ValueError):
-        plain = math.nan
+    plain = float(share) if isinstance(share, Real | Tensor) else math.nan
     if not 0 < plain < 1:
-        raise ValueError(
-            f"ratio {share!r}{where} is not inside (0, 1).\n"
-            f"  It is the share of {of} to remove: 0.5 removes half of them."
-        )
+        meaning = f"It is the share of {of} to remove: 0.5 removes half of them."
+        raise ValueError(f"ratio {share!r}{where} is not inside (0, 1).\n  {meaning}")
     return plain
 
 
 def check_images(images: Any) -> Tensor:
-    """The images as a tensor, from a tensor or from a sample of a task.
-
-    It must be a non-empty (N, C, H, W) tensor of finite, normalised floats.
+    """The images of a tensor or of a sample of a task: a non-empty (N, C, H, W) of finite, normalised floats.
 
     Raises:
-        TypeError: not a tensor, or not floating point (uint8: not normalised).
-        ValueError: wrong number of dimensions, no images, NaN or infinity, or values as large as raw pixels.
+        TypeError: not a tensor, or not floating point.
+        ValueError: wrong shape, no images, NaN or infinity, or values as large as raw pixels.
     """
     if not isinstance(images, Tensor):
         images = getattr(images, "images", images)
@@ -122,26 +103,21 @@ def check_images(images: Any) -> Tensor:
         )
     bad = ~torch.isfinite(images).flatten(1).all(1)
     if bad.any():
+        first = int(bad.nonzero()[0])
         raise ValueError(
-            f"{int(bad.sum())} of {len(images)} images hold NaN or infinity; "
-            f"the first is image {int(bad.nonzero()[0])}.\n"
+            f"{int(bad.sum())} of {len(images)} images hold NaN or infinity; the first is image {first}.\n"
             f"  Leave those out, or mend what made them."
         )
-    if images.abs().max() > 30:
+    if (largest := float(images.abs().max())) > 30:
         raise ValueError(
-            f"the largest value in the images is {float(images.abs().max()):.4g}; "
-            f"normalised images stay within about 10.\n"
+            f"the largest value in the images is {largest:.4g}; normalised images stay within about 10.\n"
             f"  They look like raw 0..255 pixels: use (images / 255 - mean) / std, or images of task.sample."
         )
     return images
 
 
 def check_fits(images: Tensor, *models: nn.Module) -> None:
-    """Refuse images that one of the networks does not take, by running each network on the first image.
-
-    Raises:
-        ValueError: wrong number of channels, wrong size; the message quotes the network's own error.
-    """
+    """Refuse images that one of the networks does not take; each network runs on the first image."""
     with torch.no_grad(), evaluating(*models):
         for model in models:
             try:
@@ -158,26 +134,19 @@ def check_fits(images: Tensor, *models: nn.Module) -> None:
 def check_columns(table: "pd.DataFrame", *columns: str) -> None:
     missing = [column for column in columns if column not in table]
     if missing:
-        raise ValueError(
-            f"the table has no column {', '.join(missing)}.\n"
-            f"  Asked for: {', '.join(columns)}. Found: {', '.join(map(str, table.columns)) or 'no columns'}."
-        )
+        found = ", ".join(map(str, table.columns)) or "no columns"
+        asked = f"Asked for: {', '.join(columns)}. Found: {found}."
+        raise ValueError(f"the table has no column {', '.join(missing)}.\n  {asked}")
 
 
 def one_of(what: str, asked, values: Iterable):
-    """The value of the table that equals `asked`, to within the rounding of a float.
-
-    Raises:
-        ValueError: there is none; the message lists the values of the table.
-    """
+    """The value of the table that equals `asked`, to within the rounding of a float; a ValueError if none."""
     there = sorted({value for value in values if value == value})  # NaN is not equal to itself
     for value in there:
         if value == asked or (isinstance(value, float) and math.isclose(value, asked, rel_tol=1e-6)):
             return value
-    raise ValueError(
-        f"the table has no {what} {asked}.\n"
-        f"  There are: {', '.join(map(str, there)) or 'none'}. Ask for one of these."
-    )
+    listed = ", ".join(map(str, there)) or "none"
+    raise ValueError(f"the table has no {what} {asked}.\n  There are: {listed}. Ask for one of these.")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -13,7 +13,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -24,18 +24,16 @@ from torch import Tensor, nn
 Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all) after every step of long work; what it raises stops the work."""
 
-
 _RUNNING: ContextVar[str] = ContextVar("name of the public function that runs", default="")
 
 
 def public(function: Callable) -> Callable:
     """Mark a function as public: its name then opens the errors, warnings and progress bars from inside it.
 
-    This is the one border where errors get a name; no function below is told who called it. Where one public
-    function calls another, the inner one gives its name. Only errors that this package raises itself are
-    changed: an error of torch, or of a function that the user passed in, goes through as it is. Methods can
-    be marked, and `__init__`, which gives the name of its class. Generator functions cannot: their body runs
-    after the call has returned.
+    Where one public function calls another, the inner one gives its name. Only errors that this package
+    raises itself are changed: an error of torch, or of a function that the user passed in, goes through as it
+    is. Methods can be marked, and `__init__`, which gives the name of its class. Generator functions cannot:
+    their body runs after the call has returned.
 
     >>> fsc.fskd(teacher, student, few.images[:0])
     ValueError: fskd: images have shape (0, 3, 32, 32); asked for (N, C, H, W) with N at least 1.
@@ -47,25 +45,15 @@ def public(function: Callable) -> Callable:
         token = _RUNNING.set(name)
         try:
             return function(*args, **kwargs)
-        except Exception as err:
-            _put_name_on(err, name)
+        except (TypeError, ValueError, OSError, RuntimeError, FloatingPointError) as err:
+            *_, (frame, _) = traceback.walk_tb(err.__traceback__)  # the frame that raised it
+            if _is_ours(frame) and not hasattr(err, "named_by") and len(err.args) == 1:
+                err.named_by, err.args = name, (f"{name}: {err.args[0]}",)
             raise
         finally:
             _RUNNING.reset(token)
 
     return named
-
-
-_REFUSALS = (TypeError, ValueError, OSError, RuntimeError, FloatingPointError)
-
-
-def _put_name_on(err: Exception, name: str) -> None:
-    *_, (frame, _) = traceback.walk_tb(err.__traceback__)  # the frame that raised it
-    is_refusal = isinstance(err, _REFUSALS) and _is_ours(frame)
-    if is_refusal and not hasattr(err, "named_by") and len(err.args) == 1:
-        err.named_by = name
-        if not str(err.args[0]).startswith(f"{name}: "):
-            err.args = (f"{name}: {err.args[0]}",)
 
 
 def _is_ours(frame: FrameType) -> bool:
@@ -77,8 +65,7 @@ def warn(text: str, category: type[Warning] = UserWarning) -> None:
     stack = traceback.walk_stack(sys._getframe())
     ours = [depth for depth, (frame, _) in enumerate(stack, 1) if _is_ours(frame)]
     name = _RUNNING.get()
-    text = f"{name}: {text}" if name and not text.startswith(f"{name}: ") else text
-    warnings.warn(text, category, stacklevel=max(ours) + 1)
+    warnings.warn(f"{name}: {text}" if name else text, category, stacklevel=max(ours) + 1)
 
 
 @dataclass(frozen=True)
@@ -88,7 +75,7 @@ class Setup:
     device: torch.device
     budget: str
     seed: int
-    versions: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str]
 
     @property
     def full(self) -> bool:
@@ -111,13 +98,10 @@ def setup(seed: int = 0) -> Setup:
     device = best_device()
     budget = os.environ.get("FSC_BUDGET", "full" if device.type == "cuda" else "quick")
     if budget not in ("quick", "full"):
-        raise ValueError(
-            f'unknown budget "{budget}".\n'
-            f'  Found in the environment variable FSC_BUDGET; it is "quick" or "full".\n'
-            f"  Unset it, or set one of the two."
-        )
-    packages = ("fsc", "torch", "torchvision")
-    versions = {"python": platform.python_version()} | {name: version(name) for name in packages}
+        found = 'Found in the environment variable FSC_BUDGET; it is "quick" or "full".'
+        raise ValueError(f'unknown budget "{budget}".\n  {found}\n  Unset it, or set one of the two.')
+    versions = {name: version(name) for name in ("fsc", "torch", "torchvision")}
+    versions = {"python": platform.python_version()} | versions
     cpu = f"CPU, {torch.get_num_threads()} threads"
     print(f"device   {device} ({torch.cuda.get_device_name(device) if device.type == 'cuda' else cpu})")
     print("versions " + ", ".join(f"{name} {number}" for name, number in versions.items()))
@@ -180,9 +164,8 @@ def quiet(done: int, total: int) -> None:
 def written_whole(path: str | os.PathLike) -> Iterator[Path]:
     """Give a temporary path in the folder of `path`; the file written there becomes `path` at the end.
 
-    So `path` is complete at any moment: a reader finds the old file or the new one. After an error the old file
-    is as it was, and the temporary one is gone. The new file gets the permissions of the file that it replaces,
-    or those of any new file.
+    So a reader finds the old file or the new one, both complete. After an error the old file is as it was,
+    and the temporary one is gone. The new file gets the permissions of the file that it replaces.
     """
     path = Path(path)
     beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}.part")
@@ -205,6 +188,11 @@ def fingerprint(model: nn.Module) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def digest_of(*parts: Any) -> str:
+    """A short SHA-256 of the parts as they print; with its prefix, no spreadsheet takes it for a number."""
+    return f"sha256:{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
 
 
 def clone(net: nn.Module) -> nn.Module:
@@ -232,10 +220,10 @@ def same_requires_grad(net: nn.Module, like: nn.Module) -> None:
 @contextlib.contextmanager
 def own_randomness(device: torch.device, seed: int) -> Iterator[None]:
     """Seed torch's global generators of the CPU and of `device` for a while; restore them at the end."""
-    gpus = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(gpus):
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng([device] if on_gpu else []):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU of the machine
-        for gpu in gpus:
-            with torch.cuda.device(gpu):
+        if on_gpu:
+            with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         yield

@@ -7,15 +7,12 @@ Four fifths of the few images are fitted. The rest judges, by the error of the l
 shares with its teacher. Photographs are measured where FSC_REAL_DATA names their folder.
 """
 
-import argparse
 import itertools
 from collections.abc import Iterator
-from functools import cache
 
 import numpy as np
 import pandas as pd
-from common import missing, read, store_of, tasks, teacher_of
-from torch import nn
+from common import fill, parser_of, pruned, read, store_of, tasks, teacher_of
 
 import fsc
 from fsc.runtime import quiet
@@ -42,16 +39,12 @@ def wanted() -> Iterator[dict]:
             yield dict(zip(KEY, (task, arch, samples, seed, setting), strict=True))
 
 
-@cache
-def pruned(task: str, arch: str) -> nn.Module:
-    return fsc.prune_filters(teacher_of(task, arch), 0.5)
-
-
-def held_out_error(task: str, arch: str, samples: int, seed: int, setting: str) -> float:
+def measured(task: str, arch: str, samples: int, seed: int, setting: str) -> dict:
     images, teacher = tasks()[task].sample(samples, seed=seed).images, teacher_of(task, arch)
     fitted, held_out = images[: samples * 4 // 5], images[samples * 4 // 5 :]
-    student = fsc.fskd(teacher, pruned(task, arch), fitted, **SETTINGS[setting], progress=quiet)
-    return round(float(fsc.error_map(teacher, student, held_out, progress=quiet).iloc[-1]), 5)
+    student = fsc.fskd(teacher, pruned(task, arch, 0.5), fitted, **SETTINGS[setting], progress=quiet)
+    errors = fsc.error_map(teacher, student, held_out, progress=quiet)
+    return {"held_out_error": round(float(errors.iloc[-1]), 5)}
 
 
 def table() -> str:
@@ -66,12 +59,8 @@ def table() -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--table", action="store_true", help="print the stored tables; measure nothing")
-    if not parser.parse_args().table:
-        store = store_of("fskd_defaults", __file__, [*KEY, "held_out_error"], KEY)
-        for row in missing(store, wanted()):
-            store.add(row | {"held_out_error": held_out_error(**row)})
+    if not parser_of(__doc__).parse_args().table:
+        fill(store_of("fskd_defaults", __file__, [*KEY, "held_out_error"], KEY), wanted(), measured)
     print(table())
 
 

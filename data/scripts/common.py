@@ -1,8 +1,8 @@
-"""The tools of all scripts: tasks and teachers that are here, a store per study, and tables in Markdown.
-"""
+"""The tools of all scripts: tasks and networks that are here, a store per study, and tables in Markdown."""
 
+import argparse
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -32,6 +32,17 @@ def teacher_of(task: str, arch: str) -> nn.Module:
     return fsc.load_teacher(arch, tasks()[task])
 
 
+@cache
+def pruned(task: str, arch: str, ratio: float) -> nn.Module:
+    return fsc.prune_filters(teacher_of(task, arch), ratio)
+
+
+def parser_of(doc: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--table", action="store_true", help="print the stored tables; measure nothing")
+    return parser
+
+
 def store_of(study: str, script: str, columns: Sequence[str], key: Sequence[str]) -> Store:
     """The store of a study; a new one gets a comment with the script, the versions and the machine."""
     version, torch_version, machine = provenance(torch.device("cpu")).values()
@@ -39,11 +50,16 @@ def store_of(study: str, script: str, columns: Sequence[str], key: Sequence[str]
     return Store(STUDIES / f"{study}.csv", columns, key, about)
 
 
-def missing(store: Store, rows: Iterable[dict]) -> Iterator[dict]:
-    """The rows that are not stored when their turn comes, so that two processes may share the work."""
-    for row in rows:
-        if store.key_of(row) not in store.rows():
-            yield row
+def fill(store: Store, wanted: Iterable[dict], measured: Callable[..., dict | None]) -> None:
+    """Store the rows that are not there when their turn comes, so that two processes may share the work.
+
+    Args:
+        wanted: the keys of all rows.
+        measured: takes the cells of a key, and gives the rest of the row, or None for no row.
+    """
+    for row in wanted:
+        if store.key_of(row) not in store.rows() and (found := measured(**row)):
+            store.add(row | found)
 
 
 def read(study: str) -> pd.DataFrame:

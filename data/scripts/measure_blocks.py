@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterator
 from functools import cache
 
-from common import in_percent, markdown, missing, read, store_of, tasks, teacher_of
+from common import fill, in_percent, markdown, read, store_of, tasks, teacher_of
 
 import fsc
 from fsc.runtime import quiet
@@ -26,7 +26,6 @@ GRID = [  # task, network, numbers of blocks, numbers of images
 
 
 def wanted() -> Iterator[dict]:
-    """The keys of all rows."""
     for task, arch, numbers, samples in GRID:
         if task in tasks():
             settings = [("teacher", None, 0, None)]
@@ -72,11 +71,5 @@ def table(task: str, arch: str) -> str:
     return "\n".join([*lines, "", f"{caption}; teacher {in_percent(teacher)}."])
 
 
-def main() -> None:
-    store = store_of("blocks", __file__, COLUMNS, KEY)
-    for row in missing(store, wanted()):
-        store.add(row | measured(**row))
-
-
 if __name__ == "__main__":
-    main()
+    fill(store_of("blocks", __file__, COLUMNS, KEY), wanted(), measured)

@@ -9,16 +9,13 @@ of filters, not of MACs as in fsc.study, so this study has its own loop. A run t
 it was.
 """
 
-import argparse
 import itertools
 import math
 import time
 from collections.abc import Iterator
-from functools import cache
 
 import pandas as pd
-from common import from_to, in_percent, markdown, missing, read, store_of, tasks, teacher_of
-from torch import nn
+from common import fill, from_to, in_percent, markdown, parser_of, pruned, read, store_of, tasks, teacher_of
 
 import fsc
 from fsc.plots.drawing import NAMES
@@ -47,11 +44,6 @@ def wanted(methods: list[str], only: str | None) -> Iterator[dict]:
             row = dict(zip(KEY, (task, arch, *setting), strict=True))
             if row["samples"] is None or not only or len(pd.DataFrame([row]).query(only)):
                 yield row
-
-
-@cache
-def pruned(task: str, arch: str, ratio: float) -> nn.Module:
-    return fsc.prune_filters(teacher_of(task, arch), ratio)
 
 
 def measured(
@@ -88,17 +80,15 @@ def table(task: str, arch: str, ratio: float, numbers: tuple[int, ...] = (50, 10
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("methods", nargs="*", help=f"of {', '.join(FITTED)}; none: all")
     parser.add_argument("--only", metavar="QUERY", help="only rows that pandas.DataFrame.query(QUERY) finds")
-    parser.add_argument("--table", action="store_true", help="print the stored tables; measure nothing")
     asked = parser.parse_args()
     if unknown := set(asked.methods) - set(FITTED):
         parser.error(f"no method {', '.join(unknown)}; there are {', '.join(FITTED)}")
     if not asked.table:
-        store = store_of("methods", __file__, COLUMNS, KEY)
-        for row in missing(store, wanted(asked.methods or FITTED, asked.only)):
-            store.add(row | measured(**row))
+        rows = wanted(asked.methods or FITTED, asked.only)
+        fill(store_of("methods", __file__, COLUMNS, KEY), rows, measured)
     rows = read("methods")
     for task, arch, ratios, _ in GRID:
         for ratio in sorted(ratios):

@@ -10,14 +10,13 @@ that is measured too. One row per block. A ranking is stored at once; a run that
 first ranking that is not complete.
 """
 
-import argparse
 import resource
 import time
 
 import pandas as pd
 import torch
 import torchvision
-from common import markdown, read, store_of, tasks, teacher_of
+from common import markdown, parser_of, read, store_of, tasks, teacher_of
 from torch import Tensor, nn
 
 import fsc
@@ -58,9 +57,7 @@ def rank(store: Store, task: str, arch: str, method: str, steps: int, seed: int)
         store.add(head | row)
 
 
-def after_mir(
-    task: str, teacher: nn.Module, images: Tensor, block: str, steps: int, seed: int
-) -> dict:
+def after_mir(task: str, teacher: nn.Module, images: Tensor, block: str, steps: int, seed: int) -> dict:
     begin, student = time.perf_counter(), fsc.drop_blocks(teacher, [block])
     student = fsc.mir(teacher, student, images, steps=steps, seed=seed, progress=quiet)
     seconds = time.perf_counter() - begin
@@ -147,8 +144,7 @@ def large(images: int = 100) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--table", action="store_true", help="print the stored tables; measure nothing")
+    parser = parser_of(__doc__)
     parser.add_argument("--large", action="store_true", help="measure at ImageNet's size; store nothing")
     asked = parser.parse_args()
     if asked.large:

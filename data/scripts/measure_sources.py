@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from common import missing, store_of, tasks, teacher_of
+from common import fill, pruned, store_of, tasks, teacher_of
 from torch import Tensor, nn
 
 import fsc
@@ -160,15 +160,17 @@ def images_of(task: str, source: str, n: int, seed: int) -> Images | None:
     return sample_of(source, n, seed, tasks()[task], teacher_of(task, ARCH))
 
 
-def measured(row: dict) -> dict | None:
+def measured(
+    task: str, arch: str, method: str, source: str | None, samples: int, seed: int, **cut
+) -> dict | None:
     """Make the network and score it: the rest of its row; None where the source is not there."""
-    teacher, test, seed = teacher_of(row["task"], ARCH), tasks()[row["task"]].test, row["seed"]
-    student, found = fsc.prune_filters(teacher, RATIO) if row["ratio"] else teacher, {}
-    if row["source"]:
-        few = images_of(row["task"], row["source"], row["samples"], seed)
+    teacher, test, found = teacher_of(task, arch), tasks()[task].test, {}
+    student = pruned(task, arch, RATIO) if cut["ratio"] else teacher
+    if source:
+        few = images_of(task, source, samples, seed)
         if few is None:
             return None
-        student, dropped = repaired(row["method"], teacher, student, few, seed)
+        student, dropped = repaired(method, teacher, student, few, seed)
         of_class = test.subset((test.labels == seed).nonzero()[:, 0])
         found["class_accuracy"] = round(fsc.accuracy(student, of_class, progress=quiet), 4)
         with torch.no_grad():
@@ -190,12 +192,5 @@ def repaired(
     return (student if method == "practise-closed" else fsc.mir(teacher, student, few.images, **how)), names
 
 
-def main() -> None:
-    store = store_of("sources", __file__, COLUMNS, KEY)
-    for row in missing(store, wanted()):
-        if found := measured(row):
-            store.add(row | found)
-
-
 if __name__ == "__main__":
-    main()
+    fill(store_of("sources", __file__, COLUMNS, KEY), wanted(), measured)

@@ -9,11 +9,9 @@ A run that was stopped resumes where it was. Methods with gradient descent have 
 compared, and one elsewhere. On a machine with other work the times are not to be trusted.
 """
 
-import argparse
-
 import pandas as pd
 import torch
-from common import STUDIES, from_to, in_percent, markdown, read, tasks, teacher_of
+from common import STUDIES, from_to, in_percent, markdown, parser_of, read, tasks, teacher_of
 
 import fsc
 from fsc.plots.drawing import NAMES
@@ -48,14 +46,10 @@ def retime(task: str) -> None:
     store = Store(STUDIES / f"all_{task}.csv", COLUMNS, KEY)
     store.change(lambda row: dict.fromkeys(LATENCY))
     groups = read(f"all_{task}").dropna(subset="seed").groupby(["method", "samples", "ratio"])
-    for (method, samples, ratio), rows in sorted(groups, key=without_descent_first):
+    # To be timed, a network is made again: best by a method without gradient descent, so those come first.
+    for (method, samples, ratio), rows in sorted(groups, key=lambda group: METHODS[group[0][0]].descends):
         seeds, samples = rows.seed.astype(int), [int(samples)]
         study(task, seeds, methods=[method], samples=samples, ratios=[ratio], progress=quiet)
-
-
-def without_descent_first(group: tuple) -> bool:
-    """To be timed, a network is made again: best by a method without gradient descent."""
-    return METHODS[group[0][0]].descends
 
 
 def table(task: str, samples: int) -> str:
@@ -89,10 +83,9 @@ def at_about(saved: float, rows: pd.DataFrame) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("names", nargs="*", metavar="TASK", help="shapes or cifar10; none: all there are")
     parser.add_argument("--retime", action="store_true", help="measure the latencies again")
-    parser.add_argument("--table", action="store_true", help="print the stored tables; measure nothing")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.table:

@@ -15,13 +15,14 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
+import fsc
 from fsc.inputs import shapes
+from fsc.inputs.builtin_tasks import builtin_task
 from fsc.inputs.nets import NETS
-from fsc.inputs.tasks import load_task
 from fsc.recover.training import crop_and_flip
-from fsc.runtime import best_device
+from fsc.runtime import best_device, quiet
 
 ARCHS = ("resnet20", "resnet56", "vgg9", "mobilenet")
 FOLDER = Path(__file__).parents[1] / "teachers"
@@ -41,7 +42,8 @@ def train(arch: str, epochs: int, device: torch.device) -> nn.Module:
         start, total = time.time(), 0.0
         images, labels = shapes.draw(PICTURES, seed=1000 + epoch)
         for batch, classes in zip(images.split(BATCH)[:steps], labels.split(BATCH)[:steps], strict=True):
-            x = crop_and_flip(normalised(batch).to(device), rng).contiguous(memory_format=torch.channels_last)
+            x = builtin_task("shapes").normalise(batch).to(device)
+            x = crop_and_flip(x, rng).contiguous(memory_format=torch.channels_last)
             with torch.autocast(device.type, torch.bfloat16):
                 scores = net(x)
             loss = F.cross_entropy(scores.float(), classes.to(device))
@@ -53,11 +55,6 @@ def train(arch: str, epochs: int, device: torch.device) -> nn.Module:
         seconds = time.time() - start
         print(f"{arch} epoch {epoch + 1}/{epochs}: loss {total / steps:.3f}, {seconds:.0f} s", flush=True)
     return net.to("cpu", memory_format=torch.contiguous_format).eval()
-
-
-def normalised(pixels: Tensor) -> Tensor:
-    mean, std = (torch.tensor(values)[:, None, None] for values in (shapes.MEAN, shapes.STD))
-    return (pixels.float() / 255 - mean) / std
 
 
 def write_checksums() -> None:
@@ -76,15 +73,13 @@ def main() -> None:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(ARCHS)}")
     torch.set_num_threads(given.threads)
     FOLDER.mkdir(exist_ok=True)
-    test = load_task("shapes").test
+    test = fsc.load_task("shapes").test
     for arch in given.archs or ARCHS:
         net = train(arch, given.epochs, best_device())
-        with torch.no_grad():
-            right = sum(int((net(images).argmax(1) == labels).sum()) for images, labels in test.batches())
         save_file(net.state_dict(), FOLDER / f"{arch}.safetensors")
         write_checksums()
         parameters = sum(p.numel() for p in net.parameters())
-        accuracy = f"{right / len(test):.1%} of {len(test)} test images"
+        accuracy = f"{fsc.accuracy(net, test, progress=quiet):.1%} of {len(test)} test images"
         print(f"{arch}: {parameters:,} parameters, {accuracy}", flush=True)
 
 

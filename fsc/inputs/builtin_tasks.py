@@ -12,9 +12,7 @@ from torch import Tensor
 from fsc.inputs import shapes
 
 NAMES = ("shapes", "cifar10", "cifar100", "imagenette", "imagenet")
-
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-
 CIFAR100 = tuple(
     """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel
     can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur
@@ -25,12 +23,10 @@ CIFAR100 = tuple(
     telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman
     worm""".split()
 )
-
 IMAGENETTE_LABELS = {  # WordNet's number of a class -> ImageNet's label
     "n01440764": 0, "n02102040": 217, "n02979186": 482, "n03000684": 491, "n03028079": 497,
     "n03394916": 566, "n03417042": 569, "n03425413": 571, "n03445777": 574, "n03888257": 701,
 }  # fmt: skip
-
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -88,11 +84,7 @@ def cifar(name: str, root: Path) -> list[tuple[Tensor, Tensor]]:
 
 
 def imagenette(root: Path) -> list[dict[str, int]]:
-    """Train and test split of Imagenette: the label of each picture file, as ImageNet numbers its classes.
-
-    Raises:
-        ValueError: class folders are missing.
-    """
+    """Train and test split of Imagenette: the label of each picture file, as ImageNet numbers its classes."""
     from torchvision.datasets import Imagenette
 
     # 320 pixels on the shorter side are enough for the 256 we resize to, in a quarter of the bytes.
@@ -100,10 +92,9 @@ def imagenette(root: Path) -> list[dict[str, int]]:
     for split in ("train", "val"):
         there = {path.name for path in (folder / split).glob("n*")}
         if folder.is_dir() and there != set(IMAGENETTE_LABELS):
-            raise ValueError(
-                f"{folder / split} holds {len(there)} of Imagenette's 10 class folders.\n"
-                f"  It was not unpacked to the end: delete {folder} and load the task again."
-            )
+            remedy = f"It was not unpacked to the end: delete {folder} and load the task again."
+            found = f"{folder / split} holds {len(there)} of Imagenette's 10 class folders."
+            raise ValueError(f"{found}\n  {remedy}")
         load = partial(Imagenette, root, split, size="320px", download=not folder.is_dir())
         source = f"https://s3.amazonaws.com/fast-ai-imageclas/{file}"
         found = _downloaded("imagenette", root, file, source, load)
@@ -112,12 +103,7 @@ def imagenette(root: Path) -> list[dict[str, int]]:
 
 
 def imagenet(root: Path) -> list[dict[str, int]]:
-    """Train and validation split of ImageNet 2012: the label of each picture file. It is never downloaded.
-
-    Raises:
-        FileNotFoundError: neither the unpacked images nor their archives are in `root`.
-        ValueError: class folders are missing.
-    """
+    """Train and validation split of ImageNet 2012: the label of each picture file. It is never downloaded."""
     from torchvision.datasets import ImageNet
 
     splits = []

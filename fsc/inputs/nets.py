@@ -4,6 +4,8 @@ They are written out to be read. Nothing else in the package knows them: every e
 sees.
 """
 
+from functools import partial
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -38,8 +40,7 @@ class BasicBlock(nn.Module):
 class ResNet(nn.Module):
     """ResNet-(6n + 2): three stages of n basic blocks, 16, 32 and 64 channels wide.
 
-    Module names are those of the published weights (akamaster/pytorch_resnet_cifar10), so they load as they
-    are.
+    Module names are those of the published weights (akamaster/pytorch_resnet_cifar10).
     """
 
     def __init__(self, blocks: int, classes: int = 10):
@@ -124,10 +125,7 @@ class MobileNet(nn.Module):
 
 
 NETS = {
-    "resnet20": lambda classes: ResNet(3, classes),
-    "resnet32": lambda classes: ResNet(5, classes),
-    "resnet44": lambda classes: ResNet(7, classes),
-    "resnet56": lambda classes: ResNet(9, classes),
+    **{f"resnet{6 * n + 2}": partial(ResNet, n) for n in (3, 5, 7, 9)},
     "vgg9": lambda classes: VGG(classes=classes),
-    "mobilenet": lambda classes: MobileNet(classes),
+    "mobilenet": MobileNet,
 }

@@ -31,10 +31,6 @@ def read_folder(root: Path, like: str) -> Folder:
     Args:
         root: a folder with one of the `LAYOUTS`.
         like: the built-in task whose labels are used if it has a class of every class folder's name.
-
-    Raises:
-        FileNotFoundError: there is no such folder.
-        ValueError: another layout, no (readable) pictures, or classes that contradict each other.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}.\n  Pass your pictures' folder as root=DIR.")
@@ -51,27 +47,22 @@ def read_folder(root: Path, like: str) -> Folder:
     for side, split in zip(sides, splits, strict=True):
         if split.keys() <= broken.keys():
             first = next(iter(split))
-            raise ValueError(
-                f"none of the pictures in {side} can be read.\n"
-                f"  The first: {first} ({broken[first]}).\n"
-                f"  Replace them by pictures that other programs open."
-            )
+            first = f"The first: {first} ({broken[first]})."
+            remedy = "Replace them by pictures that other programs open."
+            raise ValueError(f"none of the pictures in {side} can be read.\n  {first}\n  {remedy}")
     splits = [{path: label for path, label in split.items() if path not in broken} for split in splits]
     return Folder(classes, splits, broken)
 
 
 def _class_files(side: Path) -> dict[str, list[Path]]:
     """The pictures of each class folder in `side`."""
-    loose = pictures_in(side)
-    files = {folder.name: pictures_in(folder) for folder in folders_in(side)}
+    loose, files = pictures_in(side), {folder.name: pictures_in(folder) for folder in folders_in(side)}
     empty = [name for name, paths in files.items() if not paths]
     if loose or not files or empty:
         found = f"no pictures in {_listed(empty)}" if empty else "no class folders"
         found = f"{len(loose)} pictures beside the class folders" if loose else found
-        raise ValueError(
-            f"{side} has {found}.\n"
-            f"  Asked for: {side.name}/CLASS/*.png, at least one picture in every class folder, none outside."
-        )
+        asked = f"{side.name}/CLASS/*.png, at least one picture in every class folder, none outside."
+        raise ValueError(f"{side} has {found}.\n  Asked for: {asked}")
     return files
 
 
@@ -80,11 +71,8 @@ def _class_names(root: Path, files: list[dict[str, list[Path]]], like: str) -> t
     train, test = files
     if train.keys() != test.keys():
         only = [_listed(sorted(a.keys() - b.keys())) for a, b in ((train, test), (test, train))]
-        raise ValueError(
-            f"the classes in {root} differ between train and test.\n"
-            f"  Only in train: {only[0]}. Only in test: {only[1]}.\n"
-            f"  Give both the same class folders."
-        )
+        found = f"Only in train: {only[0]}. Only in test: {only[1]}.\n  Give both the same class folders."
+        raise ValueError(f"the classes in {root} differ between train and test.\n  {found}")
     known = builtin_task(like).classes
     unknown = [name for name in train if name not in known]
     if unknown and len(unknown) < len(train):
@@ -130,9 +118,6 @@ def read_all(paths: Sequence[str | Path], size: tuple[int, int], shorter: int) -
 
     A picture of this size is taken as it is. Any other is resized (bilinear, antialiased) so that its shorter
     side is `shorter`, and its centre is cut out: torchvision's preparation for ImageNet.
-
-    Raises:
-        OSError: a file cannot be read; names it and says why.
     """
     from torchvision.transforms.functional import center_crop, resize
 

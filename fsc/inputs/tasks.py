@@ -71,16 +71,12 @@ class Task:
     @property
     @public
     def test(self) -> Images:
-        """The held-out images with their labels.
-
-        Raises:
-            ValueError: the task has none.
-        """
+        """The held-out images with their labels; a ValueError if the task has none."""
         if self.held_out is None:
+            other = f'Measure on another task (load_task("{self.like}").test)'
             raise ValueError(
                 f'the task "{self.name}" holds no labelled images back; it was loaded from a flat folder.\n'
-                f'  Measure on another task (load_task("{self.like}").test), or arrange the pictures as '
-                f"{LAYOUTS[0]}."
+                f"  {other}, or arrange the pictures as {LAYOUTS[0]}."
             )
         return self.held_out
 
@@ -112,10 +108,8 @@ class Task:
         if isinstance(n, bool) or not isinstance(n, Integral):
             raise TypeError(f"n must be a whole number of images, got {n!r}.\n  Pass n from 1 to {there}.")
         if not 1 <= n <= there:
-            raise ValueError(
-                f"asked for {n} images; there are {there} to draw from, without replacement.\n"
-                f"  Pass n from 1 to {there}."
-            )
+            found = f"there are {there} to draw from, without replacement."
+            raise ValueError(f"asked for {n} images; {found}\n  Pass n from 1 to {there}.")
         rng = torch.Generator().manual_seed(seed)
         order = torch.randperm(there, generator=rng)
         if balanced:
@@ -125,10 +119,8 @@ class Task:
     def _turns(self, order: Tensor, n: int, rng: torch.Generator) -> Tensor:
         """The turn of each image of `order`. In every round each class gives one image, in a random order."""
         if self.train.labels is None:
-            raise ValueError(
-                f'balanced=True needs labels, and the images of the task "{self.name}" have none.\n'
-                f"  Leave balanced out."
-            )
+            found = f'the images of the task "{self.name}" have none.'
+            raise ValueError(f"balanced=True needs labels, and {found}\n  Leave balanced out.")
         labels = self.train.labels[order]
         present, counts = labels.unique(return_counts=True)
         rounds = -(-n // len(present))
@@ -157,17 +149,14 @@ def load_task(name: str, root: str | Path | None = None, *, like: str | None = N
     - `"imagenet"`: torchvision's `ImageNet` in `root`; it is never downloaded.
     - `"folder"`: your pictures in `root`, prepared for the networks of the built-in task `like`. The folder
       holds either `train/CLASS/*.png` and `test/CLASS/*.png`, or unlabelled pictures only. If `like` has a
-      class of every class folder's name, the labels are those of `like`, even if only some of its classes are
-      there. If it knows none of the names, the folders are the classes, by name. Pictures are png, jpg, bmp,
-      webp, gif, ppm, pgm and tif; hidden files and other extensions are ignored. A picture of `like`'s size
-      is taken as it is. Any other picture has its shorter side resized and its centre cut out. Pictures that
-      cannot be read are left out, with a warning; `task.skipped` lists them.
+      class of every class folder's name, the labels are those of `like`. If it knows none of the names, the
+      folders are the classes, by name. Hidden files and files that are no pictures are ignored. A picture of
+      `like`'s size is taken as it is. Any other picture has its shorter side resized and its centre cut out.
+      Pictures that cannot be read are left out, with a warning; `task.skipped` lists them.
 
     Raises:
-        FileNotFoundError: the data are not there and could not be downloaded; says which file is expected
-            where.
-        ValueError: unknown name; `root` or `like` missing or out of place; an empty, broken or contradictory
-            folder.
+        FileNotFoundError: the data are not there and could not be downloaded; says which file is expected.
+        ValueError: unknown name; `root` or `like` missing or out of place; an unusable folder.
 
     >>> task = fsc.load_task("shapes")
     >>> task
@@ -193,7 +182,10 @@ def load_task(name: str, root: str | Path | None = None, *, like: str | None = N
     kind = builtin_task(name)
     if name in ("shapes", "cifar10", "cifar100"):
         splits = builtin_tasks.drawn_shapes() if name == "shapes" else builtin_tasks.cifar(name, root)
-        train, test = (_in_memory(*split, kind) for split in splits)
+        train, test = (
+            Images(partial(_look_up, pixels, kind), labels, torch.arange(len(labels)))
+            for pixels, labels in splits
+        )
     else:
         load = builtin_tasks.imagenette if name == "imagenette" else builtin_tasks.imagenet
         train, test = (_in_files(split, kind) for split in load(root))
@@ -211,17 +203,12 @@ def _load_folder(root: str | Path | None, like: str | None) -> Task:
     if found.broken:
         names = ", ".join(f"{path} ({why})" for path, why in list(found.broken.items())[:10])
         more = ", and more: see task.skipped" if len(found.broken) > 10 else ""
-        many = len(found.broken) > 1
-        pictures = f"{len(found.broken)} picture{'s' if many else ''}"
-        warn(f"{pictures} cannot be read and {'are' if many else 'is'} left out: {names}{more}.")
+        count = len(found.broken)
+        what, verb = ("picture", "is") if count == 1 else ("pictures", "are")
+        warn(f"{count} {what} cannot be read and {verb} left out: {names}{more}.")
     train, test = [*(_in_files(split, kind) for split in found.splits), None][:2]
     skipped = tuple(found.broken)
     return Task("folder", found.classes, like, kind.size, kind.mean, kind.std, train, test, skipped)
-
-
-def _in_memory(pixels: Tensor, labels: Tensor, kind: BuiltinTask) -> Images:
-    """A split of pixels (N, 3, H, W) uint8."""
-    return Images(partial(_look_up, pixels, kind), labels, torch.arange(len(labels)))
 
 
 def _look_up(pixels: Tensor, kind: BuiltinTask, indices: Tensor) -> Tensor:

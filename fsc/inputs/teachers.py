@@ -32,14 +32,9 @@ def load_teacher(arch: str, task) -> nn.Module:
       (github.com/akamaster/pytorch_resnet_cifar10, BSD-2), through `torch.hub`.
     - like "imagenette" or "imagenet": the classifiers of `torchvision.models` with IMAGENET1K_V1 weights.
 
-    Args:
-        arch: name of the network.
-        task: from `load_task`; its `like` decides which weights.
-
     Raises:
         TypeError: `task` is not a task.
-        ValueError: no such network for these images; the task has classes of its own, for which no network is
-            published; the SHA-256 of the weights is not the expected one.
+        ValueError: no such network; a task with classes of its own; the SHA-256 of the weights is wrong.
         FileNotFoundError: the weights are not there and could not be downloaded; says where to put them.
 
     >>> teacher = fsc.load_teacher("resnet20", fsc.load_task("shapes"))
@@ -61,19 +56,15 @@ def load_teacher(arch: str, task) -> nn.Module:
 def _shipped(arch: str) -> nn.Module:
     from safetensors.torch import load_file
 
-    sums = data_dir() / "teachers" / "SHA256SUMS"
-    if not sums.is_file():
-        raise FileNotFoundError(
-            f"{sums} is not there, and the shipped teachers are listed in it.\n"
-            f"  Bring it back with `git checkout data/teachers`, or train them with `make teachers`."
-        )
-    expected = dict(line.split()[::-1] for line in sums.read_text().splitlines())  # file -> SHA-256
-    known = [Path(name).stem for name in expected if Path(name).stem in NETS]
-    _check_known(arch, "shapes", known)
-    path = sums.with_name(f"{arch}.safetensors")
+    sums, path = (data_dir() / "teachers" / file for file in ("SHA256SUMS", f"{arch}.safetensors"))
     remedy = "Bring it back with `git checkout data/teachers`, or train it with `make teachers`."
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there.\n  {remedy}")
+    expected = {}
+    if sums.is_file():
+        expected = dict(line.split()[::-1] for line in sums.read_text().splitlines())  # file -> SHA-256
+        _check_known(arch, "shapes", [Path(name).stem for name in expected if Path(name).stem in NETS])
+    for file in (sums, path):
+        if not file.is_file():
+            raise FileNotFoundError(f"{file} is not there.\n  {remedy}")
     _check_sha256(path, expected[path.name], remedy)
     net = NETS[arch](len(builtin_task("shapes").classes))
     net.load_state_dict(load_file(path))
@@ -156,9 +147,8 @@ def _check_sha256(path: Path, expected: str, remedy: str) -> None:
 
 def _check_known(arch: str, what: str, known) -> None:
     if arch not in known:
-        many = f"{len(known)} in all: torchvision.models.list_models()"
+        listed = ", ".join(known) if len(known) <= 20 else "those of torchvision.models.list_models()"
         raise ValueError(
             f'no network "{arch}" for {what}.{nearest(arch, known)}\n'
-            f"  Known: {', '.join(known) if len(known) <= 20 else many}.\n"
-            f"  Any nn.Module that takes the task's images is a teacher too."
+            f"  Known: {listed}.\n  Any nn.Module that takes the task's images is a teacher too."
         )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fsc.arguments import check_fits, check_images
-from fsc.runtime import Progress, device_of, evaluating, public, track
+from fsc.runtime import Progress, device_of, digest_of, evaluating, public, track
 
 CONFIDENCE = 0.95
 SAME = 0.02     # copies of one network differ by about this much: their weights lie elsewhere in memory
@@ -32,8 +32,8 @@ def latency(
 ) -> pd.DataFrame:
     """Time forward passes of several networks side by side, and say which differences are more than noise.
 
-    Each round times every network once, in a new random order. So anything else that the machine does slows
-    all of them alike. A network is compared with the first one by the ratio of their times within each round.
+    Each round times every network once, in a new random order, so that other work of the machine slows all of
+    them alike. A network is compared with the first one by the ratio of their times within each round.
     `low` .. `high` is a 95 % interval of the median ratio, for any distribution (it inverts the sign test). A
     network is called faster or slower only where the whole interval is more than 2 % away from 1. Of two
     equal networks, at most one comparison in twenty says that they differ.
@@ -59,36 +59,28 @@ def latency(
     'faster 1.39x'
     """
     check_images(example)
-    device = one_device(models)
+    device, nets = one_device(models), list(models.values())
     if rounds < 6 or warmup < 0:
         raise ValueError(
             f"rounds={rounds}, warmup={warmup}; asked for at least 6 rounds and a warm-up of at least 0.\n"
             f"  Fewer than 6 rounds cannot give a 95 % interval; 30 are usual."
         )
     batch, order = example.to(device), torch.Generator().manual_seed(seed)
-    times = np.empty((rounds, len(models)))                                        # (rounds, models), ms
-    with _undisturbed(threads), evaluating(*models.values()), torch.no_grad():
+    times = np.empty((rounds, len(nets)))                                          # (rounds, models), ms
+    with _undisturbed(threads), evaluating(*nets), torch.no_grad():
         used = torch.get_num_threads()
-        try:
-            repeats = [_repeats(model, batch, warmup) for model in models.values()]
-        except RuntimeError:
-            check_fits(example, *models.values())
-            raise
-        timed = list(zip(models.values(), repeats, strict=True))
+        repeats = [_repeats(net, batch, warmup) for net in nets]
         for r in track(rounds, progress):
-            for m in torch.randperm(len(timed), generator=order).tolist():
-                times[r, m] = _time(timed[m][0], batch, timed[m][1])
+            for m in torch.randperm(len(nets), generator=order).tolist():
+                times[r, m] = _time(nets[m], batch, repeats[m])
 
     q1, median, q3 = np.percentile(times, [25, 50, 75], axis=0)
-    ratios = np.sort(times / times[:, :1], axis=0)                                 # each column ascending
-    rank = _rank(rounds)
+    ratios, rank = np.sort(times / times[:, :1], axis=0), _rank(rounds)            # each column ascending
     ratio, low, high = np.median(ratios, axis=0), ratios[rank - 1], ratios[rounds - rank]
-    verdicts = [_verdict(*bounds) for bounds in zip(ratio, low, high, strict=True)]
-    table = pd.DataFrame(
-        {"median_ms": median, "spread_ms": (q3 - q1) / 2, "ratio": ratio, "low": low, "high": high}
-        | {"verdict": ["reference", *verdicts[1:]]},
-        index=pd.Index(models, name="name"),
-    )
+    columns = {"median_ms": median, "spread_ms": (q3 - q1) / 2, "ratio": ratio, "low": low, "high": high}
+    table = pd.DataFrame(columns, index=pd.Index(models, name="name"))
+    verdicts = [_verdict(row.ratio, row.low, row.high) for row in table.itertuples()]
+    table["verdict"] = ["reference", *verdicts[1:]]
     cpu = f"{used} CPU thread{'s' if used > 1 else ''}"
     where = cpu if device.type == "cpu" else torch.cuda.get_device_name(device)
     how = f"{rounds} interleaved rounds, batch of {len(batch)}, {where}, torch {torch.__version__}"
@@ -96,17 +88,25 @@ def latency(
     return table
 
 
-def one_device(models: dict[str, nn.Module]) -> torch.device:
-    """The device of all these networks.
+def structure_of(net: nn.Module) -> str:
+    """A digest of names, types and shapes of all modules: networks of the same digest take the same time."""
+    parts = []
+    for name, module in net.named_modules():
+        tensors, options = {**module._parameters, **module._buffers}, module.extra_repr()
+        if isinstance(module, nn.modules.conv._ConvNd):  # a bias makes no difference that can be measured
+            tensors.pop("bias")
+            options = options.replace(", bias=False", "")
+        shapes = [(key, tuple(t.shape), str(t.dtype)) for key, t in tensors.items() if t is not None]
+        parts.append((name, type(module).__name__, options, shapes))
+    return digest_of(parts)
 
-    Raises:
-        ValueError: no dict, an empty one, or more than one device.
-    """
+
+def one_device(models: dict[str, nn.Module]) -> torch.device:
+    """The one device of all these networks; a ValueError if there is none, or more than one."""
     if not isinstance(models, dict) or not models:
-        raise ValueError(
-            f"asked for networks by name, got {models if models == {} else type(models).__name__}.\n"
-            f'  Pass a dict: {{"teacher": teacher, "student": student}}.'
-        )
+        found = models if models == {} else type(models).__name__
+        remedy = 'Pass a dict: {"teacher": teacher, "student": student}.'
+        raise ValueError(f"asked for networks by name, got {found}.\n  {remedy}")
     devices = {name: device_of(model) for name, model in models.items()}
     if len(set(devices.values())) > 1:
         found = ", ".join(f"{name} on {device}" for name, device in devices.items())
@@ -117,28 +117,29 @@ def one_device(models: dict[str, nn.Module]) -> torch.device:
 
 def _repeats(model: nn.Module, batch: Tensor, warmup: int) -> int:
     """Warm the network up, and say how many passes fill one timing."""
-    for _ in range(warmup):
-        model(batch)
-    once = min(_time(model, batch, 1) for _ in range(3))
+    try:
+        for _ in range(warmup):
+            model(batch)
+        once = min(_time(model, batch, 1) for _ in range(3))
+    except RuntimeError:
+        check_fits(batch, model)
+        raise
     return max(1, round(SLICE_MS / max(once, 1e-3)))
 
 
 def _time(model: nn.Module, batch: Tensor, repeats: int) -> float:
     """Milliseconds of one forward pass: the mean of `repeats` passes in a row."""
-    if batch.device.type == "cuda":
-        with torch.cuda.device(batch.device):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda.synchronize()
-            start.record()
-            for _ in range(repeats):
-                model(batch)
-            end.record()
-            end.synchronize()
-        return start.elapsed_time(end) / repeats
+    _wait_for(batch.device)
     begin = time.perf_counter()
     for _ in range(repeats):
         model(batch)
+    _wait_for(batch.device)
     return (time.perf_counter() - begin) * 1e3 / repeats
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # a call to a GPU returns before its work is done
 
 
 @contextlib.contextmanager
@@ -147,7 +148,7 @@ def _undisturbed(threads: int | None) -> Iterator[None]:
     own, collecting = torch.get_num_threads(), gc.isenabled()
     if threads is not None and threads < 1:
         raise ValueError(f"threads={threads}.\n  Use 1 or more, or None for torch's own number ({own} here).")
-    torch.set_num_threads(own if threads is None else threads)
+    torch.set_num_threads(threads or own)
     gc.disable()
     try:
         yield

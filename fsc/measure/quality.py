@@ -43,10 +43,8 @@ def accuracy(
     """
     _check_set(images)
     if images.labels is None:
-        raise ValueError(
-            f"these {len(images)} images have no labels.\n"
-            f"  Take labelled ones (task.test), or fsc.agreement of two networks, which needs no labels."
-        )
+        remedy = "Take labelled ones (task.test), or fsc.agreement of two networks, which needs no labels."
+        raise ValueError(f"these {len(images)} images have no labels.\n  {remedy}")
     (top,) = _top_classes([model], images, topk, batch_size, progress)
     return _share(top == images.labels.cpu()[:, None])
 
@@ -111,12 +109,10 @@ def compare(
         images: other images to use. If they have no labels, the accuracy is NaN.
         latency_batch: number of images in one timed pass.
         latency_rounds, threads: as in `latency`.
-        progress: called for every batch of images, then for every round of timing.
 
     Returns:
         One row per network (index: name): accuracy, agreement with the reference, both in [0, 1]; params;
-        macs of one image; the columns of `latency`: median_ms, spread_ms, ratio, low, high, verdict. `attrs`
-        is that of `latency`.
+        macs of one image; the columns of `latency`, with its `attrs`.
 
     >>> fsc.compare({"teacher": teacher, "pruned": student}, task).accuracy
     """
@@ -139,11 +135,7 @@ def compare(
 
 
 def predictions(net: nn.Module, images: Images, *, batch_size: int = 256) -> Tensor:
-    """The class with the highest score, for each image: (N,) int64, on the CPU.
-
-    Raises:
-        TypeError, ValueError: as `accuracy`, but the images need no labels.
-    """
+    """The class with the highest score, for each image: (N,) int64, on the CPU. It needs no labels."""
     (top,) = _top_classes([net], images, 1, batch_size, quiet)
     return top[:, 0]
 
@@ -151,10 +143,7 @@ def predictions(net: nn.Module, images: Images, *, batch_size: int = 256) -> Ten
 def _top_classes(
     nets: list[nn.Module], images: Images, k: int, batch_size: int, progress: Progress | None
 ) -> list[Tensor]:
-    """The k classes with the highest scores of each network: [(N, k) int64 on the CPU, ...].
-
-    One pass over the images serves all networks: files are decoded once.
-    """
+    """The k classes with the highest scores, (N, k) int64 on the CPU, of each network in one pass."""
     _check_set(images)
     tops = [[] for _ in nets]
     steps = track(math.ceil(len(images) / batch_size), progress)
@@ -177,10 +166,8 @@ def _share(hits: Tensor) -> float:
 
 def _check_set(images: Images) -> None:
     if not isinstance(images, Images):
-        raise TypeError(
-            f"asked for images with their labels, got {type(images).__name__}.\n"
-            f"  Pass task.test, or few = task.sample(50) itself: neither few.images nor the task."
-        )
+        remedy = "Pass task.test, or few = task.sample(50) itself: neither few.images nor the task."
+        raise TypeError(f"asked for images with their labels, got {type(images).__name__}.\n  {remedy}")
     if len(images) == 0:
         raise ValueError("there are no images to judge on.\n  Pass at least one, as task.test does.")
 
@@ -189,26 +176,19 @@ def _check_outputs(outputs: list[Tensor], n: int, labels: Tensor | None, k: int)
     for output in outputs:
         if not isinstance(output, Tensor) or output.ndim != 2 or len(output) != n:
             found = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-            raise ValueError(
-                f"the network's output for {n} images is {found}; asked for ({n}, classes).\n"
-                f"  Wrap the network so that it returns one score per class for each image."
-            )
+            asked = f"asked for ({n}, classes).\n  Wrap the network so that it returns one score per class."
+            raise ValueError(f"the network's output for {n} images is {found}; {asked}")
         classes = output.shape[1]
         if not 1 <= k <= classes:
             raise ValueError(f"topk={k}; the network tells apart {classes} classes.\n  Use 1 .. {classes}.")
         if labels is not None and int(labels.max()) >= classes:
-            raise ValueError(
-                f"an image has label {int(labels.max())}; "
-                f"the network tells apart the classes 0 .. {classes - 1}.\n"
-                f"  Network and images belong to different tasks."
-            )
-        if output.isnan().any():
-            raise ValueError(
-                f"the network's output is NaN for {int(output.isnan().any(1).sum())} of {n} images.\n"
-                f"  Look for NaN or infinity in its weights and in BatchNorm's statistics: did it diverge?"
-            )
-    if len({output.shape[1] for output in outputs}) > 1:
-        raise ValueError(
-            f"the networks tell apart {' and '.join(str(o.shape[1]) for o in outputs)} classes.\n"
-            f"  Predictions can be compared only if the classes are the same: take networks of one task."
-        )
+            beyond = f"an image has label {int(labels.max())}; the network tells apart the classes"
+            remedy = "Network and images belong to different tasks."
+            raise ValueError(f"{beyond} 0 .. {classes - 1}.\n  {remedy}")
+        if bad := int(output.isnan().any(1).sum()):
+            remedy = "Look for NaN or infinity in its weights and in BatchNorm's statistics: did it diverge?"
+            raise ValueError(f"the network's output is NaN for {bad} of {n} images.\n  {remedy}")
+    numbers = [output.shape[1] for output in outputs]
+    if len(set(numbers)) > 1:
+        remedy = "Predictions can be compared only if the classes are the same: take networks of one task."
+        raise ValueError(f"the networks tell apart {' and '.join(map(str, numbers))} classes.\n  {remedy}")

@@ -15,7 +15,7 @@ from fsc.compress.blocks import check_droppable, droppable_blocks, without_block
 from fsc.graph.backbone import cut_backbone
 from fsc.graph.module_regions import regions
 from fsc.graph.tracing import trace
-from fsc.measure.latency import SAME, latency
+from fsc.measure.latency import SAME, latency, structure_of
 from fsc.recover.candidate_blocks import Candidate, Trial
 from fsc.recover.fskd import CHUNK
 from fsc.recover.recoverability_closed import judge_in_closed_form
@@ -130,7 +130,8 @@ def latency_saved(
     saving counts as less than `FLOOR`.
     """
     inside = regions(trace(teacher, example))
-    alike = [f"{inside[name].reads[0].meta['shape']} {teacher.get_submodule(name)}" for name in names]
+    read = [inside[name].reads[0].meta["shape"] for name in names]
+    alike = [f"{s} {structure_of(teacher.get_submodule(name))}" for s, name in zip(read, names, strict=True)]
     dropped = {name: without_blocks(teacher, [name]) for name in names}
     timed = latency({"the teacher": teacher, **dropped}, example, threads=threads, progress=progress)
     shared = timed.iloc[1:].groupby(alike)[["ratio", "high"]].transform("median")

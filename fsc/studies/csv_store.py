@@ -15,8 +15,7 @@ from filelock import FileLock
 
 from fsc.runtime import warn, written_whole
 
-FORMAT = 1
-TITLE = f"# fsc study, format {FORMAT}"
+TITLE = "# fsc study, format 1"
 LOCK_SECONDS = 60
 """The time to wait for another process that holds the file; it needs milliseconds."""
 
@@ -24,17 +23,11 @@ Key = tuple[str, ...]
 
 
 class Content(NamedTuple):
-    """The content of the file.
+    """The content of the file."""
 
-    Fields:
-        lines: each complete line behind the header, and its row; None in place of the row for a comment.
-        end: bytes up to the end of the last complete line.
-        torn: the incomplete bytes behind that.
-    """
-
-    lines: list[tuple[str, dict[str, str] | None]]
-    end: int
-    torn: bytes
+    lines: list[tuple[str, dict[str, str] | None]]  # each complete line behind the header, and its row if any
+    end: int                                        # bytes up to the end of the last complete line
+    torn: bytes                                     # the incomplete bytes behind that
 
 
 class Store:
@@ -42,9 +35,8 @@ class Store:
 
     Its first line is TITLE, its second one names the columns. `add` writes a row in one go at the end, under
     a lock (the file PATH.lock), and returns when the row is on the disk. A process that is killed while it
-    writes leaves an incomplete last line. That line is cut off, with a warning, before the next row is
-    written. Reading takes no lock and ignores an incomplete last line, because another process may be just
-    writing it.
+    writes leaves an incomplete last line. Reading ignores it, because another process may be just writing it.
+    Before the next row is written, it is cut off, with a warning.
 
     Args:
         path: need not exist; its folder must.
@@ -151,21 +143,19 @@ class Store:
         title, columns = (line.decode(errors="replace").rstrip("\r") for line in (title, columns))
         if (title, columns) == (TITLE, ",".join(self.columns)):
             return
-        if title == TITLE:
-            found = columns.split(",")
+        found = columns.split(",")
+        if title != TITLE and title.startswith(TITLE[:-1]):
+            why = f"was written by another version of fsc, in {title[2:]!r}; this one writes {TITLE[2:]!r}"
+        elif title != TITLE:
+            why = f"is not a store of fsc: its first line is {title[:60]!r} instead of {TITLE!r}"
+        elif sorted(found) == sorted(self.columns):
+            why = "has its columns in another order"
+        else:
             extra = ", ".join(name for name in found if name not in self.columns) or "none"
             missing = ", ".join(name for name in self.columns if name not in found) or "none"
             why = f"has other columns: {extra} too many, {missing} missing"
-            if sorted(found) == sorted(self.columns):
-                why = "has its columns in another order"
-        elif title.startswith(TITLE.rpartition(" ")[0]):
-            why = f"was written by another version of fsc, in {title[2:]!r}; this one writes {TITLE[2:]!r}"
-        else:
-            why = f"is not a store of fsc: its first line is {title[:60]!r} instead of {TITLE!r}"
-        raise ValueError(
-            f"{self.path} {why}.\n"
-            f"  The file is left as it is. Name another file, or use the version of fsc that wrote this one."
-        )
+        remedy = "Name another file, or use the version of fsc that wrote this one."
+        raise ValueError(f"{self.path} {why}.\n  The file is left as it is. {remedy}")
 
     def _cells(self, line: bytes) -> list[str] | None:
         """The cells of a line; none for a comment or an empty line; None if the line is damaged."""

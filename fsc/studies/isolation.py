@@ -15,60 +15,41 @@ _ONE_AT_A_TIME = threading.Lock()  # torch's generators and its number of thread
 
 
 @contextlib.contextmanager
-def isolated(seed: int, threads: int | None, device: torch.device) -> Iterator[None]:
+def isolated(
+    seed: int, threads: int | None, device: torch.device, progress: Progress
+) -> Iterator[Progress]:
     """Seed torch, set its number of CPU threads (None keeps it) and hide warnings; restore all afterwards.
 
-    Only one thread of this process is inside at a time.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C came inside, even if it was caught there, as `mir` does.
-        BaseException: what a `progress` raised that was passed through `halting`.
+    Only one thread of this process is inside at a time. It gets a `progress` to pass on. An error from that,
+    and a Ctrl-C, is raised again at the end if it was caught inside, as `mir` catches a Ctrl-C.
     """
-    with _ONE_AT_A_TIME, _no_lost_interrupt(), warnings.catch_warnings(), own_randomness(device, seed):
-        warnings.simplefilter("ignore")
-        threads_before = torch.get_num_threads()
-        torch.set_num_threads(threads or threads_before)
-        try:
-            yield
-        except _Halted as halted:
-            raise halted.__cause__ from None
-        finally:
-            torch.set_num_threads(threads_before)
-
-
-def halting(progress: Progress) -> Progress:
-    """The same `progress`; but what it raises leaves `isolated`, past every `except Exception` on the way."""
+    stopped: list[BaseException] = []
 
     def report(done: int, total: int) -> None:
         try:
             progress(done, total)
         except BaseException as err:
-            raise _Halted from err
-
-    return report
-
-
-class _Halted(BaseException):
-    """Carries what `progress` raised: no method catches it, and no row calls it a failure of the method."""
-
-
-@contextlib.contextmanager
-def _no_lost_interrupt() -> Iterator[None]:
-    """Raise KeyboardInterrupt at the end if Ctrl-C came inside and was caught there."""
-    handler = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
-        yield
-        return
-    interrupts = []
+            stopped.append(err)
+            raise
 
     def note(number: int, frame: Any) -> None:
-        interrupts.append(number)
+        stopped.append(KeyboardInterrupt())
         handler(number, frame)
 
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, handler)
-    if interrupts:
-        raise KeyboardInterrupt
+    handler = signal.getsignal(signal.SIGINT)
+    in_main_thread = threading.current_thread() is threading.main_thread()  # elsewhere no Ctrl-C arrives
+    watched = in_main_thread and callable(handler)
+    with _ONE_AT_A_TIME, warnings.catch_warnings(), own_randomness(device, seed):
+        warnings.simplefilter("ignore")
+        threads_before = torch.get_num_threads()
+        torch.set_num_threads(threads or threads_before)
+        if watched:
+            signal.signal(signal.SIGINT, note)
+        try:
+            yield report
+        finally:
+            torch.set_num_threads(threads_before)
+            if watched:
+                signal.signal(signal.SIGINT, handler)
+    if stopped:
+        raise stopped[0]

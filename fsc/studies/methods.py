@@ -53,22 +53,27 @@ def _renew_norms(teacher: nn.Module, start: nn.Module, few: Images, **_) -> nn.M
 
 
 def _recover(
-    recoveries: Sequence[Callable], teacher: nn.Module, student: nn.Module, few: Images,
-    *, labels: bool = False, **options: Any,
-) -> nn.Module:  # fmt: skip
-    """Apply the recoveries one after the other, each with the few images, and with their labels if asked."""
-    given = [few.images, few.labels] if labels else [few.images]
+    recoveries: Sequence[Callable], teacher: nn.Module, student: nn.Module, few: Images, **options: Any
+) -> nn.Module:
+    """Apply the recoveries one after the other, each with the few images."""
     for recover in recoveries:
-        student = recover(teacher, student, *given, **options)
+        student = recover(teacher, student, few.images, **options)
     return student
 
 
+def _finetune(teacher: nn.Module, student: nn.Module, few: Images, **options: Any) -> nn.Module:
+    return finetune(teacher, student, few.images, few.labels, **options)
+
+
 def _practise(
-    teacher: nn.Module, start: tuple[int, pd.DataFrame], few: Images,
-    *, steps: int, mimic: bool = True, **options: Any,
-) -> nn.Module:  # fmt: skip
-    (count, timed), steps = start, steps if mimic else 0
+    teacher: nn.Module, start: tuple[int, pd.DataFrame], few: Images, *, steps: int, **options: Any
+) -> nn.Module:
+    count, timed = start
     return practise(teacher, few.images, count=count, timed=timed, mimic_steps=steps, **options)
+
+
+def _practise_closed(*args: Any, steps: int, **options: Any) -> nn.Module:
+    return _practise(*args, steps=0, **options)
 
 
 def _own(teacher: nn.Module, ratio: float, few: Images, *, function: Own, **_) -> nn.Module:
@@ -80,30 +85,25 @@ METHODS = {
     "teacher": Method(_unchanged, "teacher"),
     "none": Method(_unchanged),
     "bn": Method(_renew_norms),
-    "finetune": Method(partial(_recover, [finetune], labels=True), descends=True),
+    "finetune": Method(_finetune, descends=True),
     "kd": Method(partial(_recover, [distill]), descends=True),
     "fskd": Method(partial(_recover, [fskd])),
     "fskd-published": Method(partial(_recover, [fskd], **PUBLISHED)),
     "fskd-sgd": Method(partial(_recover, [fskd], method="sgd"), descends=True),
     "mir": Method(partial(_recover, [mir]), descends=True),
     "fskd+mir": Method(partial(_recover, [fskd, mir]), descends=True),
-    "practise-closed": Method(partial(_practise, mimic=False), "blocks"),
+    "practise-closed": Method(_practise_closed, "blocks"),
     "practise": Method(_practise, "blocks", descends=True),
 }
 
 
 def methods_of(asked: str | Own | Mapping[str, Own] | Iterable) -> dict[str, Method]:
-    """The methods of these names, and the user's own functions by their names.
-
-    Raises:
-        ValueError: an unknown name; a function without a name, with the name of another method, or with a
-            name that is no plain text.
-        TypeError: something that is neither a name nor a function.
-    """
+    """The methods of these names, and the user's own functions by their names."""
     found: dict[str, Method] = {}
     for item in [asked] if isinstance(asked, str | Mapping) or callable(asked) else asked:
         if isinstance(item, str):
-            found[item] = _known(item)
+            _check_known(item)
+            found[item] = METHODS[item]
             continue
         named = item if isinstance(item, Mapping) else {getattr(item, "__name__", ""): item}
         for name, function in named.items():
@@ -112,15 +112,13 @@ def methods_of(asked: str | Own | Mapping[str, Own] | Iterable) -> dict[str, Met
     return found
 
 
-def _known(name: str) -> Method:
+def _check_known(name: str) -> None:
     if name not in METHODS:
+        own = f'function (teacher, images, ratio) -> student: {{"{name}": function}}.'
         raise ValueError(
             f'unknown method "{name}".{nearest(name, METHODS)}\n'
-            f"  There are {', '.join(METHODS)}.\n"
-            f'  A method of your own is a function (teacher, images, ratio) -> student:'
-            f' {{"{name}": function}}.'
+            f"  There are {', '.join(METHODS)}.\n  A method of your own is a {own}"
         )
-    return METHODS[name]
 
 
 def _check_own(name: str, function: Own, found: Mapping[str, Method]) -> None:
@@ -131,11 +129,8 @@ def _check_own(name: str, function: Own, found: Mapping[str, Method]) -> None:
             f"  A function takes (teacher, images, ratio) and returns a student."
         )
     if not isinstance(name, str) or name != " ".join(name.split()) or name in ("", "<lambda>"):
-        raise ValueError(
-            f"a method needs a name that fits into a line; found {name!r}.\n"
-            f'  Give it one: methods=[{{"mine": function}}].'
-        )
+        remedy = 'Give it one: methods=[{"mine": function}].'
+        raise ValueError(f"a method needs a name that fits into a line; found {name!r}.\n  {remedy}")
     if name in METHODS or name in found:
-        raise ValueError(
-            f'two methods have the name "{name}".\n  Give yours another: methods=[{{"my {name}": function}}].'
-        )
+        remedy = f'Give yours another: methods=[{{"my {name}": function}}].'
+        raise ValueError(f'two methods have the name "{name}".\n  {remedy}')

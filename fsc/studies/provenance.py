@@ -1,6 +1,5 @@
-"""Short names for code, networks and machines: by them a stored row says where it comes from."""
+"""Short names for code and machines: by them a stored row says where it comes from."""
 
-import hashlib
 import platform
 from collections.abc import Callable
 from functools import partial
@@ -9,12 +8,8 @@ from types import CodeType
 from typing import Any
 
 import torch
-from torch import nn
 
-
-def digest_of(*parts: Any) -> str:
-    """A short SHA-256 of the parts as they print; with its prefix, no spreadsheet takes it for a number."""
-    return f"sha256:{hashlib.sha256(repr(parts).encode()).hexdigest()[:12]}"
+from fsc.runtime import digest_of
 
 
 def code_of(function: Callable | None) -> str | None:
@@ -32,19 +27,6 @@ def code_of(function: Callable | None) -> str | None:
     closure = [cell.cell_contents for cell in function.__closure__ or ()]
     around = [*(function.__defaults__ or ()), *closure]
     return digest_of(_code_parts(function.__code__), [_plain(value) for value in around])
-
-
-def structure_of(net: nn.Module) -> str:
-    """A digest of names, types and shapes of all modules: networks of the same digest take the same time."""
-    parts = []
-    for name, module in net.named_modules():
-        tensors, options = {**module._parameters, **module._buffers}, module.extra_repr()
-        if isinstance(module, nn.modules.conv._ConvNd):  # a bias makes no difference that can be measured
-            tensors.pop("bias")
-            options = options.replace(", bias=False", "")
-        shapes = [(key, tuple(t.shape), str(t.dtype)) for key, t in tensors.items() if t is not None]
-        parts.append((name, type(module).__name__, options, shapes))
-    return digest_of(parts)
 
 
 def provenance(device: torch.device) -> dict[str, str]:

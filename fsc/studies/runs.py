@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from fsc.compress.blocks import droppable_blocks
 from fsc.compress.macs_budget import blocks_to_drop, filters_to_prune, prune
-from fsc.inputs.tasks import Images, Task
-from fsc.measure.quality import cost
+from fsc.inputs.tasks import Task
+from fsc.measure.latency import structure_of
+from fsc.measure.quality import cost, predictions
 from fsc.recover.recoverability import latency_saved
-from fsc.runtime import Progress, device_of, evaluating, fingerprint, frozen_copy, quiet, same_requires_grad
-from fsc.studies.isolation import halting, isolated
+from fsc.runtime import Progress, device_of, digest_of, fingerprint, frozen_copy, quiet, same_requires_grad
+from fsc.studies.isolation import isolated
 from fsc.studies.methods import METHODS, Method
-from fsc.studies.provenance import code_of, digest_of, provenance, structure_of
+from fsc.studies.provenance import code_of, provenance
 
 
 class Run(NamedTuple):
@@ -37,8 +38,7 @@ class Bench:
         identity: the cells that all rows have in common: task, arch, teacher, data.
         predictions: (N,) the teacher's class for each test image.
         macs: of the teacher.
-        settings: by family and ratio, the share of filters or the number of blocks to remove; or why it is
-            not known.
+        settings: by family and ratio, the share of filters or number of blocks to remove, or an error.
         timed: the time that dropping each block saves.
     """
 
@@ -92,8 +92,8 @@ def prepare(bench: Bench, runs: Iterable[Run]) -> Bench:
         names = droppable_blocks(teacher, example=example)
         bench = replace(bench, timed=latency_saved(teacher, names, example, threads=1, progress=quiet))
     if bench.predictions is None:
-        predictions = _predictions(bench.teacher, bench.task.test)
-        bench = replace(bench, predictions=predictions, macs=cost(bench.teacher, example).macs)
+        found = predictions(bench.teacher, bench.task.test)
+        bench = replace(bench, predictions=found, macs=cost(bench.teacher, example).macs)
     return bench
 
 
@@ -102,21 +102,17 @@ def do(
 ) -> tuple[dict[str, Any], nn.Module | None]:
     """The run's row and its student; None in place of the student if the run failed.
 
-    Torch is seeded with the run's seed meanwhile, and warnings are not shown.
+    Torch is seeded with the run's seed meanwhile, and warnings are not shown. Ctrl-C raises an error even if
+    the method then returned the student that it had, as `mir` does.
 
     Args:
         bench: a prepared one.
         threads: of the CPU; None keeps torch's own number.
-        progress: called with (done, total) by methods that have steps; what it raises ends the run and comes
-            out.
-
-    Raises:
-        KeyboardInterrupt: Ctrl-C came, even if the method then returned the student that it had, as `mir`
-            does.
+        progress: called with (done, total) by methods that have steps; its errors end the run and come out.
     """
     device, family = device_of(bench.teacher), bench.methods[run.method].family
     setting = bench.settings.get((family, run.ratio))
-    with isolated(run.seed or 0, threads, device):
+    with isolated(run.seed or 0, threads, device, progress) as progress:
         row = bench.head(run) | provenance(device) | {"family": family}
         if isinstance(setting, str):
             return row | {"error": setting}, None
@@ -133,15 +129,16 @@ def _make(bench: Bench, run: Run, setting: float | None, progress: Progress) -> 
     method = bench.methods[run.method]
     teacher = frozen_copy(bench.teacher)  # a copy: whatever a method does to it harms no other run
     same_requires_grad(teacher, bench.teacher)
-    few = None if run.samples is None else bench.task.sample(run.samples, seed=run.seed)
-    if few is not None:
+    few = None
+    if run.samples is not None:
+        few = bench.task.sample(run.samples, seed=run.seed)
         _ = few.images  # decodes them
     if method.family == "filters":
         start = prune(teacher, setting, bench.task.example)
     else:
         start = {"teacher": teacher, "own": run.ratio, "blocks": (setting, bench.timed)}[method.family]
     begin = time.perf_counter()
-    student = method.make(teacher, start, few, steps=bench.steps, seed=run.seed, progress=halting(progress))
+    student = method.make(teacher, start, few, steps=bench.steps, seed=run.seed, progress=progress)
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     seconds = round(time.perf_counter() - begin, 2)
@@ -160,28 +157,16 @@ def _check_student(student: Any, teacher: nn.Module, was: str) -> None:
 
 
 def _measured(bench: Bench, student: nn.Module) -> dict[str, Any]:
-    predictions, labels = _predictions(student, bench.task.test), bench.task.test.labels.cpu()  # (N,) each
+    found, labels = predictions(student, bench.task.test), bench.task.test.labels.cpu()            # (N,) each
     params, macs = cost(student, bench.task.example)
     return {
-        "accuracy": int((predictions == labels).sum()) / len(labels),
-        "agreement": int((predictions == bench.predictions).sum()) / len(labels),
+        "accuracy": int((found == labels).sum()) / len(labels),
+        "agreement": int((found == bench.predictions).sum()) / len(labels),
         "params": params,
         "macs": macs,
         "reached": round(1 - macs / bench.macs, 4),
         "structure": structure_of(student),
     }
-
-
-def _predictions(net: nn.Module, images: Images) -> Tensor:
-    """The class with the highest score for each image: (N,), on the CPU."""
-    found = []
-    with evaluating(net), torch.no_grad():
-        for batch, _ in images.batches():
-            scores = net(batch.to(device_of(net)))                     # (n, classes)
-            if scores.isnan().any():
-                raise ValueError("the network's scores are NaN on test images; did its training diverge?")
-            found.append(scores.topk(1).indices[:, 0].cpu())
-    return torch.cat(found)
 
 
 def _short(sha256: str) -> str:

@@ -22,7 +22,7 @@ from fsc.runtime import Progress, device_of, public, quiet, track, warn
 from fsc.studies.csv_store import Key, Store
 from fsc.studies.methods import Own, methods_of
 from fsc.studies.runs import Bench, Run, do, new_bench, prepare
-from fsc.studies.workers import Result, in_processes
+from fsc.studies.workers import in_processes
 
 KEY = ("task", "arch", "method", "samples", "ratio", "seed", "steps", "teacher", "data", "function")
 COLUMNS = (
@@ -52,9 +52,9 @@ def study(
 ) -> pd.DataFrame:
     """Run every method at every ratio, with every number of images and every seed; store one row per run.
 
-    A row is stored as soon as its run is done. The same call resumes a study that was ended, however it
-    ended: no stored run is done again. A second process may run the same study on the same store; the two
-    divide the work. `pandas.read_csv(store, comment="#")` reads the store.
+    A row is stored as soon as its run is done. The same call resumes a study that was ended: no stored run is
+    done again. A second process may run the same study on the same store; the two divide the work.
+    `pandas.read_csv(store, comment="#")` reads the store.
 
     The ratio is the share of the MACs to remove, for every method alike. Each method starts from the student
     of its family whose MACs come closest: "filters" prunes the same share of filters from every layer,
@@ -81,8 +81,7 @@ def study(
             a time in this process, with torch's own threads; or what `joblib.parallel_config` says. With its
             backend="dask" the runs go to the workers of that cluster, which should have one thread each.
         latency_rounds: `rounds` of `fsc.latency`.
-        progress: called with (runs done, total). For runs in this process it is also called at each of their
-            steps, so that an error from it ends the study at once.
+        progress: called with (runs done, total), for runs in this process at each of their steps too.
 
     Returns:
         One row per run, in the order asked. What was asked: task, arch, method, samples, ratio, seed; empty
@@ -92,22 +91,19 @@ def study(
         short SHA-256 of the teacher, of the task's labels, of the code of your function, and of the student's
         structure.
 
-    Latency is measured last, in this process and with one CPU thread, because a time taken while runs compete
-    for the machine means nothing. Each distinct structure is timed once, interleaved with the teacher, and
-    all its rows get the result. If the study is ended before that, the next call does it. The time that
-    dropping each block saves, by which "practise" chooses, is measured once per call, before the runs begin.
+    Latency is measured last, in this process and with one CPU thread. Each distinct structure is timed once,
+    interleaved with the teacher, and all its rows get the result. If the study is ended before that, the next
+    call does it. The time that dropping each block saves is measured once per call, before the runs begin.
 
     If a method fails, its row stores the error, the study goes on, and a warning at the end counts the
     failures. A method also fails if it returns no network, returns the teacher unchanged, or changes the
-    teacher. Failed runs are not tried again; to retry, delete their lines from the store. Your own function
-    is recognised by its name and its code: after an edit its runs are done again. Ctrl-C keeps what is done
-    and returns it.
+    teacher. To retry failed runs, delete their lines from the store. Your own function is recognised by its
+    name and its code: after an edit its runs are done again. Ctrl-C keeps what is done and returns it.
 
     Raises:
         TypeError: no task or no network; a number in place of a list.
-        ValueError: nothing to do; an unknown method (the error offers the nearest name); a ratio outside (0,
-            1); more images than there are; a task without test labels; a store of another version, with other
-            columns, or damaged.
+        ValueError: nothing to do; an unknown method; a ratio outside (0, 1); more images than there are; a
+            task without test labels; a store of another version, with other columns, or damaged.
         FileNotFoundError: the store's folder does not exist.
 
     >>> table = fsc.study(task, teacher, methods=["fskd", "mir"], samples=[50, 500], ratios=[0.5],
@@ -177,15 +173,19 @@ class _Sweep:
     def do_missing(self, jobs: int | None) -> None:
         """Do the runs that are not stored, and store them."""
         stored = self.store.rows()
-        missing = _by_seed([run for run, key in self.keys.items() if key not in stored])
+        missing = [run for run, key in self.keys.items() if key not in stored]
         if not missing:
             return
+        # All runs of the first seed come first: a study that is ended early has all methods on fewer seeds.
+        seeds = list(dict.fromkeys(run.seed for run in missing))
+        missing.sort(key=lambda run: seeds.index(run.seed))
         self.bench = prepare(self.bench, missing)
         runs = self._still_missing(missing)
         if joblib.effective_n_jobs(jobs) > 1:
             results = in_processes(self.bench, runs, jobs, known=lambda: set(self.nets))
         else:
-            results = self._in_this_process(runs, len(missing))
+            numbered = enumerate(runs)
+            results = (self._do(run, i, len(missing)) if run else (None, None) for i, run in numbered)
         with contextlib.closing(results):
             for _ in track(len(missing), self.progress):
                 row, net = next(results)
@@ -206,11 +206,7 @@ class _Sweep:
             self.alone &= not done
             yield None if done else run
 
-    def _in_this_process(self, runs: Iterable[Run | None], total: int) -> Iterator[Result]:
-        for done, run in enumerate(runs):
-            yield (None, None) if run is None else self._do(run, done, total)
-
-    def _do(self, run: Run, done: int, total: int) -> Result:
+    def _do(self, run: Run, done: int, total: int) -> tuple[dict[str, Any], nn.Module | None]:
         """Do one run; at each of its steps, report how many runs are done."""
         report = self.progress or quiet
         return do(self.bench, run, progress=lambda *_: report(done, total))
@@ -218,16 +214,12 @@ class _Sweep:
     def time_missing(self, rounds: int) -> None:
         """Time each structure that has no latency yet, and write it into all rows of that structure."""
         teacher, stored = self.bench.identity["teacher"], self.store.rows()
-        known = {
-            row["structure"]: {name: row[name] for name in LATENCY}
-            for row in stored.values() if row["teacher"] == teacher and row["latency_ms"]
-        }  # fmt: skip
+        timed = [row for row in stored.values() if row["teacher"] == teacher and row["latency_ms"]]
+        known = {row["structure"]: {name: row[name] for name in LATENCY} for row in timed}
         untimed: dict[str, Run] = {}
         for run, key in self.keys.items():
             if key in stored and _lacks_latency(stored[key]):
                 untimed.setdefault(stored[key]["structure"], run)
-        if not untimed:
-            return
         if unknown := {s: run for s, run in untimed.items() if s not in known}:
             known |= self._timed(unknown, rounds)
 
@@ -235,7 +227,8 @@ class _Sweep:
             mine = row["teacher"] == teacher and _lacks_latency(row)
             return known.get(row["structure"], {}) if mine else {}
 
-        self.store.change(latency_of)
+        if untimed:
+            self.store.change(latency_of)
 
     def _timed(self, runs: Mapping[str, Run], rounds: int) -> dict[str, dict[str, float]]:
         """The columns of latency by structure; `runs` names for each structure a run that makes it."""
@@ -244,14 +237,12 @@ class _Sweep:
             net = None if run.method == "teacher" else self._net_of(structure, run)
             if net is not None:
                 nets[structure] = net.to(device_of(self.bench.teacher))
-        report = None if self.progress is None else self._report_all_done
+        total = len(self.keys)
+        report = self.progress and (lambda *_: self.progress(total, total))
         table = latency(nets, self.bench.task.example, rounds=rounds, threads=1, progress=report)
         table = table[["median_ms", "ratio", "low", "high"]].set_axis(LATENCY, axis=1)
         found = {name: {k: float(f"{v:.4g}") for k, v in row.items()} for name, row in table.iterrows()}
         return found | {s: found["teacher"] for s, run in runs.items() if run.method == "teacher"}
-
-    def _report_all_done(self, *_: int) -> None:
-        self.progress(len(self.keys), len(self.keys))
 
     def _net_of(self, structure: str, run: Run) -> nn.Module | None:
         """A network of this structure, kept from its run; after a kill, the same run makes it again."""
@@ -262,12 +253,6 @@ class _Sweep:
         return net if row.get("structure") == structure else None
 
 
-def _by_seed(runs: list[Run]) -> list[Run]:
-    """All runs of the first seed first: a study that was ended early then has all methods on fewer seeds."""
-    place = {seed: i for i, seed in enumerate(dict.fromkeys(run.seed for run in runs))}
-    return sorted(runs, key=lambda run: place[run.seed])
-
-
 def _lacks_latency(row: Mapping[str, str]) -> bool:
     return not row["latency_ms"] and not row["error"]
 
@@ -276,8 +261,8 @@ def _warn_of_failures(rows: pd.DataFrame) -> None:
     failed = rows[rows.error.notna()]
     if len(failed):
         names = ", ".join(failed.method.unique())
-        warn(f"{len(failed)} of {len(rows)} runs failed ({names}); their column error says why. "
-             f"The first: {failed.error.iloc[0]}")  # fmt: skip
+        why = f"their column error says why. The first: {failed.error.iloc[0]}"
+        warn(f"{len(failed)} of {len(rows)} runs failed ({names}); {why}")
 
 
 def _warn_of_other_versions(rows: pd.DataFrame) -> None:

@@ -75,11 +75,7 @@ class Points(list[Point]):
 
 
 def gather(table: pd.DataFrame) -> Points:
-    """The runs of a study, by method, ratio and number of images, in the order of the table.
-
-    Args:
-        table: one that `check_study` accepts.
-    """
+    """The runs of a study that `check_study` accepts, by method, ratio and number of images."""
     fitted = table[table.samples.notna()]
     against = next((column for column in COSTS if column in table and fitted[column].notna().any()), None)
     columns = ["method", "ratio", "samples", "seed", "accuracy", "error"]
@@ -92,11 +88,7 @@ def gather(table: pd.DataFrame) -> Points:
 
 
 def frontier(points: Iterable[Point]) -> list[Point]:
-    """The points that no other beats: none with lower or equal cost has the same accuracy or more.
-
-    Args:
-        points: from the lowest cost to the highest, as `Points.costed` gives them.
-    """
+    """Of points sorted by cost, those that no other beats: none of lower cost has at least their accuracy."""
     kept: list[Point] = []
     for point in points:
         if not kept or point.mean > kept[-1].mean + SAME:
@@ -105,11 +97,7 @@ def frontier(points: Iterable[Point]) -> list[Point]:
 
 
 def check_study(table: pd.DataFrame) -> None:
-    """Refuse a table that mixes tasks, networks, or variants of one method: their mean has no meaning.
-
-    Raises:
-        ValueError: says which column is missing, or which rows to choose and how.
-    """
+    """Refuse a table that mixes tasks, networks, or variants of one method: their mean has no meaning."""
     check_columns(table, "method", "samples", "ratio", "seed", "accuracy")
     for column in ("task", "arch", "teacher", "data"):
         _check_one_value(table, column, "the study")

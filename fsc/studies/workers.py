@@ -14,23 +14,17 @@ from torch import nn
 from fsc.runtime import quiet
 from fsc.studies.runs import Bench, Run, do
 
-Result = tuple[dict[str, Any] | None, nn.Module | None]
-"""A run's row and its student; (None, None) for a run that was skipped."""
-
 
 def in_processes(
     bench: Bench, runs: Iterable[Run | None], jobs: int | None, *, known: Callable[[], Collection[str]]
-) -> Iterator[Result]:
-    """Do the runs in worker processes with one CPU thread each; yield the results as they come, in any order.
+) -> Iterator[tuple[dict[str, Any] | None, nn.Module | None]]:
+    """Do the runs in worker processes with one CPU thread each; yield rows and students as they come.
 
     Closing the iterator ends runs that are under way on this machine; on a cluster they go on to their end.
 
     Args:
-        runs: taken one by one as workers become free; None is skipped.
+        runs: taken one by one as workers become free; for None, (None, None) comes back.
         known: returns the structures of which no more students need to be sent back.
-
-    Raises:
-        ValueError: teacher, task or a method cannot be sent.
     """
     try:
         sent = cloudpickle.dumps(bench)
