@@ -89,7 +89,8 @@ def accuracy_by_seconds(
     rows = table[table.samples.notna() & table.seconds.notna()]
     samples = one_of("samples", samples, rows.samples)
     ratio = one_of("ratio", ratio, rows[rows.samples == samples].ratio)
-    groups = dict(list(rows[(rows.samples == samples) & (rows.ratio == ratio)].groupby("method")))
+    groups = rows[(rows.samples == samples) & (rows.ratio == ratio)].groupby("method")
+    repairs = pd.concat([groups.seconds.median(), groups.accuracy.agg(["mean", "std"])], axis=1)
     levels = table[(table.method == "teacher") | ((table.method == "none") & (table.ratio == ratio))]
     levels = levels.groupby("method").accuracy.mean()
 
@@ -97,14 +98,13 @@ def accuracy_by_seconds(
     axes = drawing.accuracy_axes(drawing.new_figure(), WIDE, "time of the repair (s)", setting)
     axes.set_xscale("log")
     numbers, readings, labels = {}, [], []
-    for method, (name, colour, marker) in styles_of(in_order([*groups, *levels.index])).items():
+    for method, (name, colour, marker) in styles_of(in_order([*repairs.index, *levels.index])).items():
         if method in levels:
             mean = numbers[method] = float(levels[method])
             drawing.draw_level(axes, mean, colour)
             readings.append(f"{name} {percent(mean)}")
         else:
-            mean, sd = float(groups[method].accuracy.mean()), float(groups[method].accuracy.std())
-            seconds = float(groups[method].seconds.median())
+            seconds, mean, sd = map(float, repairs.loc[method])
             drawing.draw_points(axes, max(seconds, 0.05), mean, sd, colour, marker)  # a log scale has no 0
             readings.append(f"{name} {mean_sd(mean, sd)} in {seconds:.3g} s")
             numbers |= {method: mean, f"{method} seconds": seconds}
@@ -115,11 +115,11 @@ def accuracy_by_seconds(
     axes.xaxis.set_major_formatter("{x:g}")
     drawing.label_lines(axes, labels, leaders=False)
 
-    draws = [len(rows) for rows in groups.values()]
+    draws = groups.size()
     several = f" (mean ± sd of {counted(draws, 'draw')}, median time)" if max(draws) > 1 else ""
     sentence = f"{setting}: {', '.join(readings)}{several}."
     alt = f"Scatter plot of top-1 accuracy against the seconds that a repair took. {sentence}"
-    return Picture(axes.figure, alt, sentence, numbers | {"draws": max(draws)})
+    return Picture(axes.figure, alt, sentence, numbers | {"draws": int(draws.max())})
 
 
 def _draw_along(
@@ -209,7 +209,7 @@ def _draw(
     styles = styles_of([*lines, *live.method])
     scale, unit = (100, " (%)") if x == "ratio" else (1, "")
     axes = drawing.accuracy_axes(drawing.new_figure(), WIDE, xlabel + unit, title)
-    bands, labels = [], []
+    labels = []
     for method, line in lines.items():
         name, colour, marker = styles[method]
         if method in levels:
@@ -217,13 +217,12 @@ def _draw(
             labels.append((100 * levels[method], name, colour, marker))
             continue
         shown = _shown(line)
-        bands.append((scale * line.index, line["mean"], line.sd, colour, 0.2))
+        drawing.draw_band(axes, scale * line.index, line["mean"], line.sd, colour, 0.2)
         if line.draw.notna().any():
             axes.plot(scale * line.index, 100 * line["mean"], color=colour, linewidth=1.5, linestyle=":")
         look = dict(color=colour, marker=marker, markersize=7, linewidth=2)
         axes.plot(scale * shown.index, 100 * shown, **look)
         labels.append((100 * shown.iloc[-1], name, colour, marker))
-    drawing.draw_bands(axes, bands)
     for row in live.itertuples():
         drawing.draw_star(axes, scale * getattr(row, x), row.accuracy, styles[row.method][1])
     if at is not None:

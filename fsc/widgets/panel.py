@@ -140,12 +140,10 @@ class Panel:
         for name, values in self.knobs.items():
             options = [(formats.get(name, str)(value), value) for value in values]
             label, longest = labels.get(name, name), max(len(text) for text, _ in options)
+            layout = {"width": f"calc(140px + {len(label) + longest}ch)", "margin": "2px 16px 2px 2px"}
             slider = self.sliders[name] = ipywidgets.SelectionSlider(
-                options=options,
-                description=label,
-                continuous_update=False,
+                options=options, description=label, continuous_update=False, layout=layout,
                 style={"description_width": "initial"},
-                layout={"width": f"calc(140px + {len(label) + longest}ch)", "margin": "2px 16px 2px 2px"},
             )
             # Without a rule a slider cuts off long values, and its handle moves with the width of the value.
             rules.append(f".fsc-readout-{longest} .widget-readout {{ width: {longest}ch; max-width: none }}")
