@@ -18,7 +18,9 @@ def accuracy_by_samples(
 ) -> Picture:
     """Draw accuracy against the number of few images, at one compression ratio: one line per method.
 
-    A line shows the means over the draws of the few images; its band is the mean ± standard deviation.
+    A line shows the means over the draws of the few images; its band is the mean ± standard deviation. The
+    `numbers` of the picture hold each METHOD's accuracy, "METHOD sd", "METHOD draw" and "METHOD live" at
+    `samples` (without `samples`: {samples: accuracy}), and "draws".
 
     Args:
         table: columns method, samples, ratio, seed, accuracy (0 .. 1). The rows of "teacher" and of "none",
@@ -27,10 +29,6 @@ def accuracy_by_samples(
         seed: the seed of one draw, which the lines then show beside the band of all draws.
         live: rows like those of the table, computed just now: one star per row.
         removed: what the ratio counts, in words.
-
-    Returns:
-        A picture whose `numbers` hold each METHOD's accuracy, "METHOD sd", "METHOD draw" and "METHOD live" at
-        `samples` (without `samples`: {samples: accuracy}), and "draws".
 
     Raises:
         ValueError: the table lacks a column, the ratio, samples or seed, or mixes tasks or networks.
@@ -49,8 +47,6 @@ def accuracy_by_ratio(
     """Draw accuracy against the compression ratio, with one number of few images: one line per method.
 
     Arguments, result and errors are those of `accuracy_by_samples`; `ratio` is the one to point at.
-
-    >>> fsc.plots.accuracy_by_ratio(study, samples=50)
     """
     return _draw_along("ratio", ratio, "samples", samples, table, seed, live, removed)
 
@@ -65,8 +61,6 @@ def accuracy_by_blocks(
 
     Arguments, result and errors are those of `accuracy_by_samples`, except that the table has a column blocks
     instead of ratio. `count` is the number of dropped blocks to read out; None: the largest.
-
-    >>> fsc.plots.accuracy_by_blocks(study, samples=50, count=2)
     """
     check_columns(table, "method", "samples", "blocks", "seed", "accuracy")
     count = table[table.samples == samples].blocks.max() if count is None else count
@@ -82,15 +76,12 @@ def accuracy_by_seconds(
     Arguments and errors are those of `accuracy_by_samples`; the table also has a column seconds. A point
     stands at the median of the draws, but at 0.05 s at least. The `numbers` of the picture hold each METHOD's
     accuracy, "METHOD sd" and "METHOD seconds", and "draws".
-
-    >>> fsc.plots.accuracy_by_seconds(study, samples=50, ratio=0.5)
     """
     _check(table, "ratio", "seconds")
     rows = table[table.samples.notna() & table.seconds.notna()]
     samples = one_of("samples", samples, rows.samples)
     ratio = one_of("ratio", ratio, rows[rows.samples == samples].ratio)
-    groups = rows[(rows.samples == samples) & (rows.ratio == ratio)].groupby("method")
-    repairs = pd.concat([groups.seconds.median(), groups.accuracy.agg(["mean", "std"])], axis=1)
+    groups = dict(list(rows[(rows.samples == samples) & (rows.ratio == ratio)].groupby("method")))
     levels = table[(table.method == "teacher") | ((table.method == "none") & (table.ratio == ratio))]
     levels = levels.groupby("method").accuracy.mean()
 
@@ -98,13 +89,15 @@ def accuracy_by_seconds(
     axes = drawing.accuracy_axes(drawing.new_figure(), WIDE, "time of the repair (s)", setting)
     axes.set_xscale("log")
     numbers, readings, labels = {}, [], []
-    for method, (name, colour, marker) in styles_of(in_order([*repairs.index, *levels.index])).items():
+    for method, (name, colour, marker) in styles_of(in_order([*groups, *levels.index])).items():
         if method in levels:
             mean = numbers[method] = float(levels[method])
             drawing.draw_level(axes, mean, colour)
             readings.append(f"{name} {percent(mean)}")
         else:
-            seconds, mean, sd = map(float, repairs.loc[method])
+            repairs = groups[method]
+            mean, sd = float(repairs.accuracy.mean()), float(repairs.accuracy.std())
+            seconds = float(repairs.seconds.median())
             drawing.draw_points(axes, max(seconds, 0.05), mean, sd, colour, marker)  # a log scale has no 0
             readings.append(f"{name} {mean_sd(mean, sd)} in {seconds:.3g} s")
             numbers |= {method: mean, f"{method} seconds": seconds}
@@ -115,11 +108,11 @@ def accuracy_by_seconds(
     axes.xaxis.set_major_formatter("{x:g}")
     drawing.label_lines(axes, labels, leaders=False)
 
-    draws = groups.size()
+    draws = [len(repairs) for repairs in groups.values()]
     several = f" (mean ± sd of {counted(draws, 'draw')}, median time)" if max(draws) > 1 else ""
     sentence = f"{setting}: {', '.join(readings)}{several}."
     alt = f"Scatter plot of top-1 accuracy against the seconds that a repair took. {sentence}"
-    return Picture(axes.figure, alt, sentence, numbers | {"draws": int(draws.max())})
+    return Picture(axes.figure, alt, sentence, numbers | {"draws": max(draws)})
 
 
 def _draw_along(

@@ -37,16 +37,15 @@ def overview(
     the seconds of its repair; without seconds there is no right half. The stepped line is the frontier: no
     point is both above it and left of it. Its points are drawn stronger.
 
+    The `numbers` of the picture hold at this setting each METHOD's accuracy, "METHOD sd", "METHOD draw" and
+    "METHOD live"; the chosen one's "draws", "failed", and "latency_ratio" or "seconds"; as "frontier" its
+    points (method, ratio), from the fastest to the most accurate, with ratio None for the teacher.
+
     Args:
         table: as from `fsc.study`; at least method, samples, ratio, seed, accuracy (NaN where a run failed).
         method: the method that stands out.
         samples, ratio: the setting that is read out; it need not have been measured.
         seed, live, removed: as in `accuracy_by_samples`.
-
-    Returns:
-        A picture whose `numbers` hold at this setting each METHOD's accuracy, "METHOD sd", "METHOD draw" and
-        "METHOD live"; the chosen one's "draws", "failed", and "latency_ratio" or "seconds"; "frontier": its
-        points as (method, ratio), from the fastest to the most accurate, with ratio None for the teacher.
 
     Raises:
         ValueError: a column is missing, or the table mixes rows that no mean may mix; says how to choose.
@@ -104,19 +103,15 @@ class Setting:
     def mine(self) -> Point:
         return self.here.get(self.method, Point(self.method, self.ratio, self.samples, [], [], [], None))
 
-    @property
-    def cut(self) -> str:
-        return f"{short_percent(self.ratio)} of {self.removed} removed"
-
 
 def draw_overview(setting: Setting, live: pd.DataFrame | None = None) -> Picture:
     """`overview` of a study that was checked and gathered once: a panel draws it again and again."""
     live = [] if live is None else live.to_dict("records")
-    against, beside = setting.points.against, ""
+    against, what = setting.points.against, "top-1 accuracy against the number of images"
     figure = drawing.new_figure(10.2, 3.8) if against else drawing.new_figure()
     left, ends = _draw_by_samples(figure, setting, live)
     if against:
-        beside = f", and of accuracy against {COST_LABELS[against]}"
+        what += f", and of accuracy against {COST_LABELS[against]}"
         right = _draw_by_cost(figure, setting, live)
         if against == "seconds" and "teacher" in ends:
             drawing.draw_level(right, ends["teacher"])
@@ -127,8 +122,7 @@ def draw_overview(setting: Setting, live: pd.DataFrame | None = None) -> Picture
     for text in left.texts:
         text.set_fontweight("bold" if text.get_text() == setting.styles[setting.method][0] else "normal")
     sentence = _sentence(setting, live)
-    alt = f"Line chart of top-1 accuracy against the number of images{beside}. {sentence}"
-    return Picture(figure, alt, sentence, _numbers(setting, live))
+    return Picture(figure, f"Line chart of {what}. {sentence}", sentence, _numbers(setting, live))
 
 
 def _axes(figure: Figure, box: Sequence[float], xlabel: str, title: str) -> Axes:
@@ -145,7 +139,8 @@ def _draw_by_samples(figure: Figure, setting: Setting, live: list[dict]) -> tupl
     """Draw each method's line over the numbers of images; return the axes, and the end of each line."""
     points, samples = setting.points, setting.samples
     note = "band: ± sd" if setting.seed is None else f"lines: draw {setting.seed:.0f}"
-    axes = _axes(figure, LEFT if points.against else WIDE, "number of images", f"{setting.cut}; {note}")
+    title = f"{short_percent(setting.ratio)} of {setting.removed} removed; {note}"
+    axes = _axes(figure, LEFT if points.against else WIDE, "number of images", title)
     axes.set_yticks(TENTHS)
     measured = sorted({point.samples for point in points} - {None})
     first, last = min(samples, *measured), max(samples, *measured)
@@ -246,13 +241,17 @@ def _numbers(setting: Setting, live: list[dict]) -> dict:
 
 def _sentence(setting: Setting, live: list[dict]) -> str:
     draw = "" if setting.seed is None else f" (draw {setting.seed:.0f})"
-    who = f"{setting.styles[setting.method][0]}, {counted([setting.samples], 'image')}{draw}, {setting.cut}"
-    parts = [_reached(setting) + _failed(setting.mine) + _cost(setting), *_best_other(setting)]
+    who = f"{setting.styles[setting.method][0]}, {counted([setting.samples], 'image')}{draw}"
+    cut = f"{short_percent(setting.ratio)} of {setting.removed} removed"
+    errors, runs = setting.mine.errors, len(setting.mine.errors) + len(setting.mine.accuracies)
+    failed = f", {len(errors)} of {runs} runs failed" if errors else ""
+    why = f" ({errors[0]})" if any(errors[:1]) else ""
+    parts = [_reached(setting) + failed + why + _cost(setting), *_best_other(setting)]
     parts += [f"{NAMES[method]} {percent(level)}" for method, level in setting.levels.items()]
     for row in live:
-        name, accuracy = setting.styles[row["method"]][0], percent(row["accuracy"])
-        parts.append(f"live: {name} {accuracy} (draw {row['seed']:.0f})")
-    return f"{who}: {'; '.join(parts)}."
+        name = setting.styles[row["method"]][0]
+        parts.append(f"live: {name} {percent(row['accuracy'])} (draw {row['seed']:.0f})")
+    return f"{who}, {cut}: {'; '.join(parts)}."
 
 
 def _reached(setting: Setting) -> str:
@@ -271,13 +270,6 @@ def _reached(setting: Setting) -> str:
         for ratio, each in groupby(there, lambda place: place[0])
     ]
     return f"not measured (it is at {'; '.join(places)})" if places else "not measured"
-
-
-def _failed(point: Point) -> str:
-    if not point.errors:
-        return ""
-    why = f" ({point.errors[0]})" if point.errors[0] else ""
-    return f", {len(point.errors)} of {len(point.errors) + len(point.accuracies)} runs failed{why}"
 
 
 def _cost(setting: Setting) -> str:

@@ -2,7 +2,6 @@
 
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from fsc.arguments import check_columns
 from fsc.plots import drawing
@@ -11,6 +10,7 @@ from fsc.plots.readings import beside, percent
 from fsc.runtime import public
 
 NARROW = (0.115, 0.15, 0.41, 0.8)  # the losses, where the rate and the speed stand beside them
+UPPER, LOWER = (0.785, 0.62, 0.205, 0.33), (0.785, 0.15, 0.205, 0.33)
 LONE = (0.115, 0.15, 0.58, 0.75)  # room on the left for losses like 0.005
 
 
@@ -77,11 +77,9 @@ def loss_history(history: pd.DataFrame, *, method: str = "mir") -> Picture:
             f"{column} was measured at none of {len(history)} steps.\n"
             f"  Pass a history of at least one step, or leave out the column {column}."
         )
-    small = [column for column in ("lr", "images_per_second") if column in history]
+    small = {"lr", "images_per_second"} & {*history}
     axes = new_axes(figure, NARROW if small else LONE, "training step", "loss")
     _draw_losses(axes, losses, ("fitted", COLOURS.get(method, INK), MARKERS.get(method, "o")))
-    for column, bottom in zip(small, (0.62, 0.15), strict=False):
-        _draw_small(figure, (0.785, bottom, 0.205, 0.33), by_step[column].dropna(), column)
 
     fitted, *held_out = losses
     steps = int(history.step.max())
@@ -94,9 +92,20 @@ def loss_history(history: pd.DataFrame, *, method: str = "mir") -> Picture:
         sentence += f", on the held-out ones from {_change(loss)}"
         if last > 1.05 * lowest:
             sentence += f" (lowest: {lowest:.2g} at step {at})"
+    if "lr" in history:
+        axes, rate = new_axes(figure, UPPER, "", "learning rate"), by_step.lr.dropna()
+        axes.plot(rate.index, rate, color=INK, linewidth=2, drawstyle="steps-pre")
+        axes.set_yscale("log")
+        levels = sorted(rate.unique())
+        axes.set_yticks(levels, [f"{level:.3g}" for level in levels])
+        axes.minorticks_off()
     if "images_per_second" in history:
-        speed = numbers["images per second"] = float(history.images_per_second.median())
-        sentence += f"; {speed:.0f} images a second"
+        axes = new_axes(figure, LOWER, "training step", "images a second")
+        speed = by_step.images_per_second.dropna()
+        axes.plot(speed.index, speed, color=INK, linewidth=2)
+        axes.set_ylim(0, 1.15 * speed.max())
+        numbers["images per second"] = float(speed.median())
+        sentence += f"; {speed.median():.0f} images a second"
     drawn = "the loss, the learning rate and the speed" if small else "the loss"
     alt = f"Line chart of {drawn} against the training step. {sentence}."
     return Picture(figure, alt, f"{sentence}.", numbers)
@@ -117,20 +126,6 @@ def _draw_losses(axes: Axes, losses: list[pd.Series], style: tuple[str, str, str
         axes.plot(loss.index, loss, line, markevery=max(1, len(loss) // 8), **look)  # about 8 markers
         labels.append((loss.iloc[-1], name, colour, marker))
     drawing.label_lines(axes, labels, leaders=False)
-
-
-def _draw_small(figure: Figure, box: tuple[float, ...], values: pd.Series, column: str) -> None:
-    if column == "lr":
-        axes = new_axes(figure, box, "", "learning rate")
-        axes.plot(values.index, values, color=INK, linewidth=2, drawstyle="steps-pre")
-        axes.set_yscale("log")
-        levels = sorted(values.unique())
-        axes.set_yticks(levels, [f"{level:.3g}" for level in levels])
-        axes.minorticks_off()
-    else:
-        axes = new_axes(figure, box, "training step", "images a second")
-        axes.plot(values.index, values, color=INK, linewidth=2)
-        axes.set_ylim(0, 1.15 * values.max())
 
 
 def _change(values: pd.Series) -> str:
