@@ -63,12 +63,10 @@ class Explorer(Panel):
         def draw(state: State, live: pd.DataFrame | None = None) -> Picture:
             return draw_overview(Setting(points, **state, removed=removed), live)
 
+        samples = [int(n) for n in sorted(fitted.samples.unique())]
+        ratios = sorted(fitted.ratio.unique().tolist())
         super().__init__(
-            {
-                "method": in_order(fitted.method),
-                "samples": [int(n) for n in sorted(fitted.samples.unique())],
-                "ratio": sorted(fitted.ratio.unique().tolist()),
-            },
+            {"method": in_order(fitted.method), "samples": samples, "ratio": ratios},
             look_up=dict,
             draw=draw,
             recompute=live_runs.run if live_runs else None,

@@ -22,10 +22,8 @@ class Work:
     The work runs in a thread, because a kernel handles one message at a time: if the button's own callback
     did the work, the message of Stop would come after its end.
 
-    Args:
-        do: progress -> result. It calls progress(done, total) after each step; that may raise `Stopped`.
-        lock: called with True before the work and with False after it.
-        fail: called with any exception of `do` other than `Stopped`.
+    `do` takes progress, which it calls after each step, and gives the result. `lock` is called with True
+    before the work and with False after it, `fail` with any exception of `do` other than `Stopped`.
     """
 
     def __init__(self, do: Callable[[Progress], Any], *, lock: Callable[[bool], None], fail: Callable):
