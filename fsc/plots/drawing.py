@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
@@ -150,6 +151,13 @@ def log_ticks(low: float, high: float, *steps: Sequence[float]) -> list[float]:
         if len(ticks) <= 8:
             break
     return ticks
+
+
+def log_scale(axis: Axis, ticks: Sequence[float], words: Sequence[str] | None = None) -> None:
+    """Put a log scale on an axis, with ticks at these places alone."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_ticks(ticks, words or [f"{tick:g}" for tick in ticks])
+    axis.minorticks_off()
 
 
 def styles_of(methods: Iterable[str]) -> dict[str, tuple[str, str, str]]:

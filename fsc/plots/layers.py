@@ -91,7 +91,8 @@ def error_map(errors: Mapping[str, pd.Series]) -> Picture:
     title = "0: the teacher; 1: no better than its mean"
     box = (0.12, 0.35, 0.575, 0.57)
     axes = drawing.new_axes(drawing.new_figure(height=5.0), box, "", "squared error, relative", title)
-    axes.set_yscale("log")
+    ticks = drawing.log_ticks(0.85 * low, 1.15 * high, (1, 2, 5), (1,))
+    drawing.log_scale(axes.yaxis, [zero, *ticks], ["0", *(f"{tick:g}" for tick in ticks)])
     axes.set_ylim(zero * 0.85, high * 1.15)
     axes.axhline(zero, color=COLOURS["teacher"], linewidth=1.5, linestyle="--")
     axes.axhline(1, color=INK, linewidth=1, linestyle=":")
@@ -102,9 +103,6 @@ def error_map(errors: Mapping[str, pd.Series]) -> Picture:
         places = [layers.index(layer) for layer in line.index]
         axes.plot(places, heights, color=colour, marker=marker, markersize=7, linewidth=2)
         labels.append((heights.dropna().iloc[-1] if heights.notna().any() else zero, name, colour, marker))
-    ticks = drawing.log_ticks(0.85 * low, 1.15 * high, (1, 2, 5), (1,))
-    axes.set_yticks([zero, *ticks], ["0", *(f"{tick:g}" for tick in ticks)])
-    axes.minorticks_off()
     every = -(-len(layers) // 24)  # a deep network: name 24 layers at most
     names = [layer if len(layer) <= 18 else f"…{layer[-17:]}" for layer in map(str, layers[::every])]
     axes.set_xticks(range(0, len(layers), every), names, rotation=90)

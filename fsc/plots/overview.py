@@ -145,10 +145,8 @@ def _draw_by_samples(figure: Figure, setting: Setting, live: list[dict]) -> tupl
     measured = sorted({point.samples for point in points} - {None})
     first, last = min(samples, *measured), max(samples, *measured)
     edge = (last / first) ** 0.05 if first < last else 2
-    axes.set_xscale("log")
-    axes.minorticks_off()
+    drawing.log_scale(axes.xaxis, measured, [str(n) for n in measured])
     axes.set_xlim(first / edge, last * edge)
-    axes.set_xticks(measured, [str(n) for n in measured])
     axes.axvline(samples, color=INK, linewidth=1, linestyle=":")
     ends = dict(setting.levels)
     for method in sorted(setting.lines, key=lambda method: method == setting.method):  # the chosen one on top
@@ -205,10 +203,7 @@ def _draw_by_cost(figure: Figure, setting: Setting, live: list[dict]) -> Axes:
             drawing.draw_star(axes, max(scale * cost, QUICKEST), row["accuracy"], styles[row["method"]][1])
     if against == "seconds":  # always from a tenth of a second to a hundred, to read the scale by
         first, last = min(0.04, 0.8 * low.min(initial=1)), max(110, 1.3 * high.max(initial=1))
-        axes.set_xscale("log")
-        axes.minorticks_off()
-        ticks = drawing.log_ticks(0.1, last, (1,))
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        drawing.log_scale(axes.xaxis, drawing.log_ticks(0.1, last, (1,)))
         axes.set_xlim(first, last)
     return axes
 

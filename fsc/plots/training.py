@@ -95,10 +95,8 @@ def loss_history(history: pd.DataFrame, *, method: str = "mir") -> Picture:
     if "lr" in history:
         axes, rate = new_axes(figure, UPPER, "", "learning rate"), by_step.lr.dropna()
         axes.plot(rate.index, rate, color=INK, linewidth=2, drawstyle="steps-pre")
-        axes.set_yscale("log")
         levels = sorted(rate.unique())
-        axes.set_yticks(levels, [f"{level:.3g}" for level in levels])
-        axes.minorticks_off()
+        drawing.log_scale(axes.yaxis, levels, [f"{level:.3g}" for level in levels])
     if "images_per_second" in history:
         axes = new_axes(figure, LOWER, "training step", "images a second")
         speed = by_step.images_per_second.dropna()
@@ -114,11 +112,9 @@ def loss_history(history: pd.DataFrame, *, method: str = "mir") -> Picture:
 def _draw_losses(axes: Axes, losses: list[pd.Series], style: tuple[str, str, str]) -> None:
     low, high = pd.concat(losses).min() / 1.2, pd.concat(losses).max() * 1.2
     if low > 0:
-        axes.set_yscale("log")  # a loss that overfits falls by powers of ten
-        axes.set_ylim(low, high)
         ticks = drawing.log_ticks(low, high, (1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1,))
-        axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
-        axes.minorticks_off()
+        drawing.log_scale(axes.yaxis, ticks)  # a loss that overfits falls by powers of ten
+        axes.set_ylim(low, high)
     labels = []
     looks = [("-", *style), ("--", "held out", INK, "o")]
     for loss, (line, name, colour, marker) in zip(losses, looks, strict=False):
