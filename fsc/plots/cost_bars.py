@@ -1,4 +1,4 @@
-"""What students cost, as bars: parameters, MACs and measured time."""
+"""Bars for the cost of students: parameters, MACs and measured time."""
 
 import textwrap
 

@@ -1,4 +1,4 @@
-"""What a reader turns: a panel of knobs over stored results, and the explorer of a whole study."""
+"""Panels of knobs over stored results, and the explorer of a whole study."""
 
 from fsc.widgets.explorer import Explorer
 from fsc.widgets.panel import Panel
