@@ -14,16 +14,13 @@ from fsc.runtime import public
 def rankings(table: pd.DataFrame, *, x: str, y: str) -> Picture:
     """Draw one point per block, placed by two scores, to see whether both put the blocks in the same order.
 
+    The `numbers` of the picture are Spearman's correlation, as "spearman", and "blocks".
+
     Args:
         table: one row per block, with its name as index; columns x and y, all above 0.
 
-    Returns:
-        A picture whose `numbers` hold Spearman's correlation as "spearman", and "blocks".
-
     Raises:
         ValueError: a column is missing, or there are fewer than 3 blocks.
-
-    >>> fsc.plots.rankings(scores, x="in closed form", y="by gradient descent")
     """
     check_columns(table, x, y)
     if len(table) < 3:
@@ -54,18 +51,15 @@ def rankings(table: pd.DataFrame, *, x: str, y: str) -> Picture:
 def accuracy_by_time(table: pd.DataFrame, *, teacher: float) -> Picture:
     """Draw accuracy against measured time: one point per network, at the mean of its draws.
 
+    The `numbers` of the picture are {network: {"accuracy", "sd", "ratio", "low", "high"}}, and "draws".
+
     Args:
         table: one row per draw, with columns family (one line each), network (one point each), accuracy
             (0 .. 1); ratio, low, high: share of the teacher's time and 95 % interval, as from `fsc.latency`.
         teacher: the teacher's accuracy, which is drawn at 100 % of the time.
 
-    Returns:
-        A picture whose `numbers` are {network: {"accuracy", "sd", "ratio", "low", "high"}}, and "draws".
-
     Raises:
         ValueError: a column is missing.
-
-    >>> fsc.plots.accuracy_by_time(table, teacher=0.935)
     """
     check_columns(table, "family", "network", "accuracy", "ratio", "low", "high")
     xlabel, ylabel = "measured time, relative to the teacher's (%)", "top-1 accuracy (%)"

@@ -1,4 +1,4 @@
-"""What students cost, as bars: parameters, MACs and measured time."""
+"""Bars for the cost of students: parameters, MACs and measured time."""
 
 import textwrap
 
@@ -18,12 +18,11 @@ GREYS = ("#5B7083", "#B4C3CE", "#2B3640", "#8A7F73")  # for networks that have n
 def costs(table: pd.DataFrame, *, teacher: str = "teacher") -> Picture:
     """Draw parameters, MACs and measured time of each student as bars, relative to its teacher.
 
+    The `numbers` of the picture are {network: {"time", "low", "high", "params", "macs"}}, as shares.
+
     Args:
         table: one row per network, as from `fsc.compare`: params, macs, and ratio, low, high, verdict.
         teacher: the row that is 100 %; the times are relative to it.
-
-    Returns:
-        A picture whose `numbers` are {network: {"time", "low", "high", "params", "macs"}}, as shares.
 
     Raises:
         ValueError: a column, the teacher or students are missing; the times are relative to another network.
@@ -31,17 +30,17 @@ def costs(table: pd.DataFrame, *, teacher: str = "teacher") -> Picture:
     >>> fsc.plots.costs(fsc.compare({"teacher": teacher, "half": student}, task))
     """
     check_columns(table, "params", "macs", "ratio", "low", "high", "verdict")
-    reference = table.loc[one_of("network", teacher, table.index)]
+    whole = table.loc[one_of("network", teacher, table.index)]
     students = table.drop(index=teacher)
-    if students.empty or reference.ratio != 1:
-        share = f"{teacher} takes {reference.ratio:.3f} of its time"
-        found = "there is none" if students.empty else f"the times are relative to another network ({share})"
+    if students.empty or whole.ratio != 1:
+        found = f"the times are relative to another network ({teacher} takes {whole.ratio:.3f} of its time)"
+        found = "there is none" if students.empty else found
         raise ValueError(
             f"asked for students beside {teacher}; {found}.\n"
             f'  Pass the table of fsc.compare({{"teacher": teacher, "student": student}}, task).'
         )
     relative = students[["ratio", "low", "high"]].rename(columns={"ratio": "time"}).astype(float)
-    relative["params"], relative["macs"] = students.params / reference.params, students.macs / reference.macs
+    relative["params"], relative["macs"] = students.params / whole.params, students.macs / whole.macs
 
     ylabel, title = f"relative to {teacher} (%)", "lower is cheaper; line on time: 95 % interval"
     axes = drawing.new_axes(drawing.new_figure(), WIDE, "", ylabel, title)
@@ -51,8 +50,8 @@ def costs(table: pd.DataFrame, *, teacher: str = "teacher") -> Picture:
         bars, tops = 100 * row[["params", "macs", "time"]], 100 * row[["params", "macs", "high"]]
         colour = COLOURS.get(name, GREYS[i % len(GREYS)])
         axes.bar(places, bars, 0.92 * width, color=colour, label=textwrap.fill(str(name), 18))
-        interval = dict(color=INK, linewidth=2.5, marker="_", markersize=12)
-        axes.plot(places[[2, 2]], 100 * row[["low", "high"]], **interval)
+        ends = 100 * row[["low", "high"]]
+        axes.plot(places[[2, 2]], ends, color=INK, linewidth=2.5, marker="_", markersize=12)
         above = dict(textcoords="offset points", ha="center", fontsize=TEXT, color=INK)
         for place, bar, top in zip(places, bars, tops, strict=True):
             axes.annotate(f"{bar:.0f}", (place, top), (0, 5), **above).set_bbox(dict(PAPER, pad=0.5))
@@ -62,12 +61,11 @@ def costs(table: pd.DataFrame, *, teacher: str = "teacher") -> Picture:
     axes.grid(visible=False, axis="x")
     axes.legend(loc="lower left", bbox_to_anchor=(1.0, 0.0), fontsize=TEXT, frameon=False)
 
-    readings = []
-    for name, row in relative.iterrows():
-        size = f"{percent(row.params)} of the parameters, {percent(row.macs)} of the MACs"
-        interval = f"{percent(row.low)} to {percent(row.high)}"
-        time = f"{percent(row.time)} of the time ({interval}, {students.verdict[name]})"
-        readings.append(f"{name}: {size}, {time}")
+    readings = [
+        f"{name}: {percent(row.params)} of the parameters, {percent(row.macs)} of the MACs, "
+        f"{percent(row.time)} of the time ({percent(row.low)} to {percent(row.high)}, {row.verdict})"
+        for name, row in relative.assign(verdict=students.verdict).iterrows()
+    ]
     sentence = f"{'; '.join(readings)}."
     alt = f"Bar chart of parameters, MACs and measured time relative to {teacher}. {sentence}"
     return Picture(axes.figure, alt, sentence, relative.to_dict("index"))

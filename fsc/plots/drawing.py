@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import PolyCollection
-from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -77,8 +76,11 @@ class Picture(NamedTuple):
         width, height = self.size
         return (
             f'<img alt="{html.escape(self.alt)}" width="{width}" height="{height}" '
-            f'style="max-width: 100%; height: auto" src="data:image/png;base64,{_base64(self.png())}">'
+            f'style="max-width: 100%; height: auto" src="data:image/png;base64,{self._base64()}">'
         )
+
+    def _base64(self) -> str:
+        return base64.b64encode(self.png()).decode()
 
     def _ipython_display_(self) -> None:
         # HTML, because neither JupyterLab nor nbconvert shows the alt text of a PNG; and a PNG, because some
@@ -87,7 +89,7 @@ class Picture(NamedTuple):
 
         width, height = self.size
         metadata = {"image/png": {"alt": self.alt, "width": width, "height": height}}
-        image = {"text/html": self.html(), "image/png": _base64(self.png()), "text/plain": self.alt}
+        image = {"text/html": self.html(), "image/png": self._base64(), "text/plain": self.alt}
         display(image, metadata=metadata, raw=True)
         display({"text/html": f"<p>{html.escape(self.sentence)}</p>", "text/plain": self.sentence}, raw=True)
 
@@ -122,14 +124,10 @@ def draw_level(axes: Axes, share: float, colour: str = COLOURS["teacher"], **mor
     axes.axhline(100 * share, color=colour, linewidth=1.5, linestyle="--", **more)
 
 
-def draw_bands(axes: Axes, bands: Iterable[tuple[Sequence, Sequence, Sequence, str, float]]) -> None:
-    """Shade mean ± sd along x for each (x, mean, sd, colour, alpha): one artist is quicker than many."""
-    outlines, shades = [], []
-    for x, mean, sd, colour, alpha in bands:
-        mean, sd = 100 * np.asarray(mean), 100 * np.nan_to_num(np.asarray(sd, dtype=float))
-        outlines.append(np.column_stack([[*x, *x[::-1]], [*(mean - sd), *(mean + sd)[::-1]]]))
-        shades.append(to_rgba(colour, alpha))
-    axes.add_collection(PolyCollection(outlines, facecolors=shades, linewidths=0), autolim=False)
+def draw_band(axes: Axes, x: Sequence, mean: Sequence, sd: Sequence, colour: str, alpha: float) -> None:
+    """Shade mean ± sd along x; a single draw, with sd NaN, has no band."""
+    mean, sd = 100 * np.asarray(mean), 100 * np.nan_to_num(np.asarray(sd, dtype=float))
+    axes.fill_between(x, mean - sd, mean + sd, facecolor=colour, alpha=alpha, linewidth=0)
 
 
 def draw_points(axes: Axes, x, accuracy, sd, colour: str, marker: str, *, xerr=None) -> None:
@@ -153,6 +151,13 @@ def log_ticks(low: float, high: float, *steps: Sequence[float]) -> list[float]:
         if len(ticks) <= 8:
             break
     return ticks
+
+
+def log_scale(axis: Axis, ticks: Sequence[float], words: Sequence[str] | None = None) -> None:
+    """Put a log scale on an axis, with ticks at these places alone."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_ticks(ticks, words or [f"{tick:g}" for tick in ticks])
+    axis.minorticks_off()
 
 
 def styles_of(methods: Iterable[str]) -> dict[str, tuple[str, str, str]]:
@@ -190,9 +195,4 @@ def label_lines(axes: Axes, labels: Iterable[tuple[float, str, str, str]], *, le
 
 def in_order(methods: Iterable[str]) -> list[str]:
     """The methods of STYLES in that order, then the reader's own."""
-    methods = list(dict.fromkeys(methods))
-    return [m for m in NAMES if m in methods] + [m for m in methods if m not in NAMES]
-
-
-def _base64(data: bytes) -> str:
-    return base64.b64encode(data).decode()
+    return sorted(dict.fromkeys(methods), key=lambda method: [*NAMES, method].index(method))

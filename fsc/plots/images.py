@@ -13,23 +13,18 @@ from fsc.runtime import public
 
 @public
 def picture_grid(
-    images: Tensor,
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    titles: Sequence[str] | None = None,
+    images: Tensor, *, mean: Sequence[float], std: Sequence[float], titles: Sequence[str] | None = None,
     columns: int | None = None,
 ) -> Picture:
     """Draw the images themselves, in rows, as they were before they were normalised.
+
+    The `numbers` of the picture are "images" and the count of each title.
 
     Args:
         images: (N, 3, H, W), normalised.
         mean, std: 3 numbers each, with which the images were normalised: task.mean, task.std.
         titles: N words to write under them, such as their classes.
         columns: images per row; None: 10, or 8 with titles.
-
-    Returns:
-        A picture whose `numbers` are "images" and the count of each title.
 
     Raises:
         ValueError: the number of titles differs from that of the images.

@@ -12,27 +12,23 @@ from fsc.plots.drawing import COLOURS, INK, NAMES, STYLES, WIDE, Picture, styles
 from fsc.plots.readings import beside, percent, short_percent
 from fsc.runtime import public
 
-SAME = 1e-6
-"""Squared relative errors below this are drawn as 0: float32 rounding gives 1e-12."""
+SAME = 1e-6  # squared relative errors below this are drawn as 0: float32 rounding gives 1e-12
 
 
 @public
 def sensitivity(table: pd.DataFrame, *, ratio: float | None = None, teacher: float | None = None) -> Picture:
     """Draw accuracy against ratio when one layer alone is pruned: one line per layer, from dark to light.
 
+    The `numbers` of the picture are "ratio", the layers "most sensitive" and "least sensitive", and their
+    accuracies, "lowest" and "highest".
+
     Args:
         table: columns layer, ratio, accuracy (0 .. 1); the layers in the order of the network.
         ratio: the ratio at which the most and the least sensitive layer are read off; None: the largest.
         teacher: the accuracy of the teacher, with nothing pruned.
 
-    Returns:
-        A picture whose `numbers` are "ratio", the layers "most sensitive" and "least sensitive", and their
-        accuracies, "lowest" and "highest".
-
     Raises:
         ValueError: a column is missing, or the table has no such ratio; says which there are.
-
-    >>> fsc.plots.sensitivity(table, teacher=0.935)
     """
     check_columns(table, "layer", "ratio", "accuracy")
     lines = table.pivot_table(index="ratio", columns="layer", values="accuracy", sort=False).sort_index()
@@ -61,8 +57,8 @@ def sensitivity(table: pd.DataFrame, *, ratio: float | None = None, teacher: flo
         f"({percent(low)} accuracy left), {best} the least ({percent(high)}){beside(teacher)}."
     )
     alt = f"Line chart of top-1 accuracy against filters removed, one line for each of {last + 1} layers."
-    numbers = {"ratio": ratio, "most sensitive": worst, "least sensitive": best, "lowest": low}
-    numbers["highest"] = high
+    layers = {"most sensitive": worst, "least sensitive": best}
+    numbers = {"ratio": ratio} | layers | {"lowest": low, "highest": high}
     return Picture(axes.figure, f"{alt} {sentence}", sentence, numbers)
 
 
@@ -70,11 +66,10 @@ def sensitivity(table: pd.DataFrame, *, ratio: float | None = None, teacher: flo
 def error_map(errors: Mapping[str, pd.Series]) -> Picture:
     """Draw the error against the teacher along the depth: one line per network, on a log scale with a 0.
 
+    The `numbers` of the picture are {network: {layer: error}}.
+
     Args:
         errors: network -> the result of `fsc.error_map`. A network named like a method has that colour.
-
-    Returns:
-        A picture whose `numbers` are {network: {layer: error}}.
 
     Raises:
         ValueError: no network, or one without a layer.
@@ -96,7 +91,8 @@ def error_map(errors: Mapping[str, pd.Series]) -> Picture:
     title = "0: the teacher; 1: no better than its mean"
     box = (0.12, 0.35, 0.575, 0.57)
     axes = drawing.new_axes(drawing.new_figure(height=5.0), box, "", "squared error, relative", title)
-    axes.set_yscale("log")
+    ticks = drawing.log_ticks(0.85 * low, 1.15 * high, (1, 2, 5), (1,))
+    drawing.log_scale(axes.yaxis, [zero, *ticks], ["0", *(f"{tick:g}" for tick in ticks)])
     axes.set_ylim(zero * 0.85, high * 1.15)
     axes.axhline(zero, color=COLOURS["teacher"], linewidth=1.5, linestyle="--")
     axes.axhline(1, color=INK, linewidth=1, linestyle=":")
@@ -107,17 +103,13 @@ def error_map(errors: Mapping[str, pd.Series]) -> Picture:
         places = [layers.index(layer) for layer in line.index]
         axes.plot(places, heights, color=colour, marker=marker, markersize=7, linewidth=2)
         labels.append((heights.dropna().iloc[-1] if heights.notna().any() else zero, name, colour, marker))
-    ticks = drawing.log_ticks(0.85 * low, 1.15 * high, (1, 2, 5), (1,))
-    axes.set_yticks([zero, *ticks], ["0", *(f"{tick:g}" for tick in ticks)])
-    axes.minorticks_off()
     every = -(-len(layers) // 24)  # a deep network: name 24 layers at most
     names = [layer if len(layer) <= 18 else f"…{layer[-17:]}" for layer in map(str, layers[::every])]
     axes.set_xticks(range(0, len(layers), every), names, rotation=90)
     drawing.label_lines(axes, labels)
 
-    last = {NAMES.get(network, network): (line.index[-1], line.iloc[-1]) for network, line in errors.items()}
-    readings = ", ".join(f"{name} {value:.2g}" for name, (_, value) in last.items())
-    at = ", ".join(dict.fromkeys(str(layer) for layer, _ in last.values()))
+    readings = ", ".join(f"{NAMES.get(name, name)} {line.iloc[-1]:.2g}" for name, line in errors.items())
+    at = ", ".join(dict.fromkeys(str(line.index[-1]) for line in errors.values()))
     relative = "relative to the variance of the teacher's"
     sentence = f"Squared error at the last layer ({at}), {relative}: {readings}."
     alt = f"Line chart of the error along {len(layers)} layers, from the first to the last, teacher = 0."

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 
 import numpy as np
 import pandas as pd
@@ -32,22 +33,19 @@ def overview(
     """Draw one setting among all of a study: accuracy against samples at its ratio, and the frontier.
 
     On the right each method and ratio has a point: the mean over the draws with the asked number of images,
-    against measured latency. Where no latency was measured, each method has one point at the asked ratio,
-    against the seconds of its repair. Where neither was measured, there is no right half. The stepped line is
-    the frontier: no point is both above it and left of it. Its points are drawn stronger.
+    against measured latency. Without a measured latency each method has one point at the asked ratio, against
+    the seconds of its repair; without seconds there is no right half. The stepped line is the frontier: no
+    point is both above it and left of it. Its points are drawn stronger.
+
+    The `numbers` of the picture hold at this setting each METHOD's accuracy, "METHOD sd", "METHOD draw" and
+    "METHOD live"; the chosen one's "draws", "failed", and "latency_ratio" or "seconds"; as "frontier" its
+    points (method, ratio), from the fastest to the most accurate, with ratio None for the teacher.
 
     Args:
         table: as from `fsc.study`; at least method, samples, ratio, seed, accuracy (NaN where a run failed).
         method: the method that stands out.
         samples, ratio: the setting that is read out; it need not have been measured.
-        seed: the seed of one draw of the few images, which the lines on the left then show; None: the means.
-        live: rows like those of the table, computed just now: one star per row.
-        removed: what the ratio counts, in words.
-
-    Returns:
-        A picture whose `numbers` hold at this setting each METHOD's accuracy, "METHOD sd", "METHOD draw" and
-        "METHOD live"; the chosen one's "draws", "failed", and "latency_ratio" or "seconds"; "frontier": its
-        points as (method, ratio), from the fastest to the most accurate, with ratio None for the teacher.
+        seed, live, removed: as in `accuracy_by_samples`.
 
     Raises:
         ValueError: a column is missing, or the table mixes rows that no mean may mix; says how to choose.
@@ -74,6 +72,20 @@ class Setting:
         return styles_of(in_order(point.method for point in self.points))
 
     @cached_property
+    def lines(self) -> dict[str, list[Point]]:
+        """Each method's measured points at this ratio, from few images to many."""
+        lines: dict[str, list[Point]] = {method: [] for method in self.styles}
+        for point in sorted(self.points, key=lambda point: point.samples or 0):
+            if point.accuracies and (point.ratio == self.ratio or point.method == "teacher"):
+                lines[point.method].append(point)
+        return {method: points for method, points in lines.items() if points}
+
+    @cached_property
+    def levels(self) -> dict[str, float]:
+        """The accuracies of the unrepaired student at this ratio, and of the teacher."""
+        return {method: self.lines[method][0].mean for method in self.lines if method in ALONE}
+
+    @cached_property
     def costed(self) -> list[Point]:
         """The points of the right half, from the quickest on."""
         return self.points.costed(self.samples, self.ratio)
@@ -91,19 +103,15 @@ class Setting:
     def mine(self) -> Point:
         return self.here.get(self.method, Point(self.method, self.ratio, self.samples, [], [], [], None))
 
-    @property
-    def cut(self) -> str:
-        return f"{short_percent(self.ratio)} of {self.removed} removed"
-
 
 def draw_overview(setting: Setting, live: pd.DataFrame | None = None) -> Picture:
     """`overview` of a study that was checked and gathered once: a panel draws it again and again."""
     live = [] if live is None else live.to_dict("records")
-    against, beside = setting.points.against, ""
+    against, what = setting.points.against, "top-1 accuracy against the number of images"
     figure = drawing.new_figure(10.2, 3.8) if against else drawing.new_figure()
     left, ends = _draw_by_samples(figure, setting, live)
     if against:
-        beside = f", and of accuracy against {COST_LABELS[against]}"
+        what += f", and of accuracy against {COST_LABELS[against]}"
         right = _draw_by_cost(figure, setting, live)
         if against == "seconds" and "teacher" in ends:
             drawing.draw_level(right, ends["teacher"])
@@ -114,8 +122,7 @@ def draw_overview(setting: Setting, live: pd.DataFrame | None = None) -> Picture
     for text in left.texts:
         text.set_fontweight("bold" if text.get_text() == setting.styles[setting.method][0] else "normal")
     sentence = _sentence(setting, live)
-    alt = f"Line chart of top-1 accuracy against the number of images{beside}. {sentence}"
-    return Picture(figure, alt, sentence, _numbers(setting, live))
+    return Picture(figure, f"Line chart of {what}. {sentence}", sentence, _numbers(setting, live))
 
 
 def _axes(figure: Figure, box: Sequence[float], xlabel: str, title: str) -> Axes:
@@ -132,49 +139,37 @@ def _draw_by_samples(figure: Figure, setting: Setting, live: list[dict]) -> tupl
     """Draw each method's line over the numbers of images; return the axes, and the end of each line."""
     points, samples = setting.points, setting.samples
     note = "band: ± sd" if setting.seed is None else f"lines: draw {setting.seed:.0f}"
-    axes = _axes(figure, LEFT if points.against else WIDE, "number of images", f"{setting.cut}; {note}")
+    title = f"{short_percent(setting.ratio)} of {setting.removed} removed; {note}"
+    axes = _axes(figure, LEFT if points.against else WIDE, "number of images", title)
     axes.set_yticks(TENTHS)
     measured = sorted({point.samples for point in points} - {None})
     first, last = min(samples, *measured), max(samples, *measured)
     edge = (last / first) ** 0.05 if first < last else 2
-    axes.set_xscale("log")
-    axes.minorticks_off()
+    drawing.log_scale(axes.xaxis, measured, [str(n) for n in measured])
     axes.set_xlim(first / edge, last * edge)
-    axes.set_xticks(measured, [str(n) for n in measured])
     axes.axvline(samples, color=INK, linewidth=1, linestyle=":")
-    ends = _draw_lines(axes, setting)
+    ends = dict(setting.levels)
+    for method in sorted(setting.lines, key=lambda method: method == setting.method):  # the chosen one on top
+        (_, colour, marker), bold = setting.styles[method], method == setting.method
+        if method in setting.levels:
+            drawing.draw_level(axes, setting.levels[method], colour)
+            continue
+        line = setting.lines[method]
+        mean = pd.Series({point.samples: point.mean for point in line})
+        one = pd.Series({point.samples: point.of(setting.seed) for point in line}, dtype=float).dropna()
+        shown = mean if one.empty else one
+        drawing.draw_band(axes, mean.index, mean, [point.sd for point in line], colour, 0.25 if bold else 0.1)
+        look = dict(linewidth=3.5, markersize=10) if bold else dict(linewidth=1.3, markersize=6, alpha=0.65)
+        axes.plot(shown.index, 100 * shown, color=colour, marker=marker, **look)
+        if bold and shown is one:
+            axes.plot(mean.index, 100 * mean, ":", color=colour, linewidth=1.5)
+        ends[method] = float(shown.iloc[-1])
     for row in live:
         drawing.draw_star(axes, row["samples"], row["accuracy"], setting.styles[row["method"]][1])
     if not setting.mine.accuracies:
         look = dict(transform=axes.transAxes, ha="center", fontsize=TEXT, color=INK, style="italic", zorder=6)
         axes.text(0.5, 0.04, f"{setting.styles[setting.method][0]}: not measured here", **look)
     return axes, ends
-
-
-def _draw_lines(axes: Axes, setting: Setting) -> dict[str, float]:
-    lines: dict[str, list[Point]] = {}
-    for point in [*setting.points.where(ratio=setting.ratio), *setting.points.where(method="teacher")]:
-        if point.accuracies:
-            lines.setdefault(point.method, []).append(point)
-    ends, bands, order = {}, [], [*setting.styles]
-    for method in sorted(lines, key=lambda m: (m == setting.method, order.index(m))):  # the chosen one on top
-        (_, colour, marker), bold = setting.styles[method], method == setting.method
-        if method in ALONE:
-            ends[method] = lines[method][0].mean
-            drawing.draw_level(axes, ends[method], colour)
-            continue
-        mine = sorted(lines[method], key=lambda point: point.samples)
-        x, mean = [point.samples for point in mine], [point.mean for point in mine]
-        bands.append((x, mean, [point.sd for point in mine], colour, 0.25 if bold else 0.1))
-        one = {p.samples: p.of(setting.seed) for p in mine if p.of(setting.seed) is not None}
-        where, shown = ([*one], [*one.values()]) if one else (x, mean)
-        look = dict(linewidth=3.5, markersize=10) if bold else dict(linewidth=1.3, markersize=6, alpha=0.65)
-        axes.plot(where, 100 * np.array(shown), color=colour, marker=marker, **look)
-        if bold and one:
-            axes.plot(x, 100 * np.array(mean), ":", color=colour, linewidth=1.5)
-        ends[method] = shown[-1]
-    drawing.draw_bands(axes, bands)
-    return ends
 
 
 def _draw_by_cost(figure: Figure, setting: Setting, live: list[dict]) -> Axes:
@@ -208,10 +203,7 @@ def _draw_by_cost(figure: Figure, setting: Setting, live: list[dict]) -> Axes:
             drawing.draw_star(axes, max(scale * cost, QUICKEST), row["accuracy"], styles[row["method"]][1])
     if against == "seconds":  # always from a tenth of a second to a hundred, to read the scale by
         first, last = min(0.04, 0.8 * low.min(initial=1)), max(110, 1.3 * high.max(initial=1))
-        axes.set_xscale("log")
-        axes.minorticks_off()
-        ticks = drawing.log_ticks(0.1, last, (1,))
-        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        drawing.log_scale(axes.xaxis, drawing.log_ticks(0.1, last, (1,)))
         axes.set_xlim(first, last)
     return axes
 
@@ -229,16 +221,9 @@ def _name_ratios(axes: Axes, places: Sequence[tuple[float, float, float]], asked
             taken.append((x, y))
 
 
-def _levels(setting: Setting) -> dict[str, float]:
-    """The accuracies of the unrepaired student at this ratio, and of the teacher."""
-    where = setting.points.where
-    points = [*where(method="none", ratio=setting.ratio), *where(method="teacher")]
-    return {point.method: point.mean for point in points if point.accuracies}
-
-
 def _numbers(setting: Setting, live: list[dict]) -> dict:
     measured = [point for point in setting.here.values() if point.accuracies]
-    numbers = {point.method: point.mean for point in measured} | _levels(setting)
+    numbers = {point.method: point.mean for point in measured} | setting.levels
     for point in measured:
         found = {"sd": point.sd, "draw": None if setting.seed is None else point.of(setting.seed)}
         numbers |= {f"{point.method} {what}": value for what, value in found.items() if value is not None}
@@ -251,12 +236,17 @@ def _numbers(setting: Setting, live: list[dict]) -> dict:
 
 def _sentence(setting: Setting, live: list[dict]) -> str:
     draw = "" if setting.seed is None else f" (draw {setting.seed:.0f})"
-    who = f"{setting.styles[setting.method][0]}, {counted([setting.samples], 'image')}{draw}, {setting.cut}"
-    reached = _reached(setting) + _failed(setting.mine) + _cost(setting)
-    levels = [f"{NAMES[method]} {percent(level)}" for method, level in _levels(setting).items()]
-    now = [f"live: {setting.styles[row['method']][0]} {percent(row['accuracy'])} (draw {row['seed']:.0f})"
-           for row in live]
-    return f"{who}: {'; '.join([reached, *_best_other(setting), *levels, *now])}."
+    who = f"{setting.styles[setting.method][0]}, {counted([setting.samples], 'image')}{draw}"
+    cut = f"{short_percent(setting.ratio)} of {setting.removed} removed"
+    errors, runs = setting.mine.errors, len(setting.mine.errors) + len(setting.mine.accuracies)
+    failed = f", {len(errors)} of {runs} runs failed" if errors else ""
+    why = f" ({errors[0]})" if any(errors[:1]) else ""
+    parts = [_reached(setting) + failed + why + _cost(setting), *_best_other(setting)]
+    parts += [f"{NAMES[method]} {percent(level)}" for method, level in setting.levels.items()]
+    for row in live:
+        name = setting.styles[row["method"]][0]
+        parts.append(f"live: {name} {percent(row['accuracy'])} (draw {row['seed']:.0f})")
+    return f"{who}, {cut}: {'; '.join(parts)}."
 
 
 def _reached(setting: Setting) -> str:
@@ -268,19 +258,13 @@ def _reached(setting: Setting) -> str:
             return f"{mean} ({draws})"
         one = mine.of(setting.seed)
         return f"{'this draw not measured' if one is None else percent(one)} (all {draws}: {mean})"
-    samples: dict[float, list[str]] = {}
-    for point in sorted(setting.points.where(method=setting.method), key=lambda p: (p.ratio, p.samples)):
-        if point.accuracies:
-            samples.setdefault(point.ratio, []).append(str(point.samples))
-    places = "; ".join(f"{short_percent(r)} with {', '.join(each)} images" for r, each in samples.items())
-    return f"not measured (it is at {places})" if places else "not measured"
-
-
-def _failed(point: Point) -> str:
-    if not point.errors:
-        return ""
-    why = f" ({point.errors[0]})" if point.errors[0] else ""
-    return f", {len(point.errors)} of {len(point.errors) + len(point.accuracies)} runs failed{why}"
+    points = setting.points.where(method=setting.method)
+    there = sorted((point.ratio, point.samples) for point in points if point.accuracies)
+    places = [
+        f"{short_percent(ratio)} with {', '.join(str(samples) for _, samples in each)} images"
+        for ratio, each in groupby(there, lambda place: place[0])
+    ]
+    return f"not measured (it is at {'; '.join(places)})" if places else "not measured"
 
 
 def _cost(setting: Setting) -> str:
@@ -297,11 +281,11 @@ def _cost(setting: Setting) -> str:
 def _best_other(setting: Setting) -> list[str]:
     """The best other method at this setting; nothing where there is none."""
     means = {method: point.mean for method, point in setting.here.items() if point.accuracies}
-    rest = [method for method in means if method != setting.method]
-    if not rest:
+    among, mine = f"of {len(means)} methods here", means.pop(setting.method, None)
+    if not means:
         return []
-    best = max(rest, key=means.get)
-    reading, among = f"{setting.styles[best][0]} {percent(means[best])}", f"of {len(means)} methods here"
-    if setting.method not in means:
+    best = max(means, key=means.get)
+    reading = f"{setting.styles[best][0]} {percent(means[best])}"
+    if mine is None:
         return [reading]
-    return [f"the best {among}" if means[setting.method] >= means[best] else f"best {reading} {among}"]
+    return [f"the best {among}" if mine >= means[best] else f"best {reading} {among}"]

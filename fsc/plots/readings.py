@@ -10,7 +10,6 @@ def percent(share: float, digits: int = 1) -> str:
 
 
 def short_percent(share: float) -> str:
-    """A ratio as a reader would write it: 50 %, 12.5 %."""
     return f"{100 * share:.4g} %"
 
 

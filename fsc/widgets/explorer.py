@@ -19,6 +19,7 @@ from fsc.studies.summary import ALONE, check_study, gather
 from fsc.widgets.panel import Panel, State
 
 KNOBS = ("method", "samples", "ratio")
+OPTIONAL = ("task", "teacher", "data", "function", "steps", "seconds", "device", "structure", "latency_ratio")
 STEPS = 2000  # of a method that trains, where the study does not say: the default of `fsc.study`
 
 
@@ -54,19 +55,18 @@ class Explorer(Panel):
         methods: Mapping[str, Own] | None = None,
     ):
         _check(study)
-        live_runs = _live_runs(study, task, teacher, methods or {})
+        stored_only = task is None and teacher is None
+        live_runs = None if stored_only else LiveRuns(study, task, teacher, methods or {})
         fitted = study[study.samples.notna() & ~study.method.isin(ALONE)]
         points, removed = gather(study), "MACs" if "reached" in study else "filters"
 
         def draw(state: State, live: pd.DataFrame | None = None) -> Picture:
             return draw_overview(Setting(points, **state, removed=removed), live)
 
+        samples = [int(n) for n in sorted(fitted.samples.unique())]
+        ratios = sorted(fitted.ratio.unique().tolist())
         super().__init__(
-            {
-                "method": in_order(fitted.method),
-                "samples": [int(n) for n in sorted(fitted.samples.unique())],
-                "ratio": sorted(fitted.ratio.unique().tolist()),
-            },
+            {"method": in_order(fitted.method), "samples": samples, "ratio": ratios},
             look_up=dict,
             draw=draw,
             recompute=live_runs.run if live_runs else None,
@@ -80,34 +80,41 @@ class Explorer(Panel):
 class LiveRuns:
     """Repeats runs of a study, one at a time."""
 
-    def __init__(self, study: pd.DataFrame, task: Task, teacher: nn.Module, own: Mapping[str, Own]):
+    def __init__(
+        self, study: pd.DataFrame, task: Task | None, teacher: nn.Module | None, own: Mapping[str, Own]
+    ):
+        if task is None or teacher is None:
+            missing = "task" if task is None else "teacher"
+            raise ValueError(
+                f"to recompute it needs task and teacher; the {missing} is missing.\n  Pass both, or neither."
+            )
+        if task.test.labels is None:
+            raise ValueError("the test images have no labels, so there is no accuracy.\n  Pass no task.")
         check_columns(study, "reached")  # without it the ratio may be that of the filters: other runs
+        self.study = study.reindex(columns=list(dict.fromkeys([*study.columns, *OPTIONAL])))
         known = {method: METHODS[method] for method in study.method.unique() if method in METHODS}
         known |= methods_of(own)
-        self.study = study
         self.bench = new_bench(task, teacher, known, steps=STEPS, arch=type(teacher).__name__)
         for column in ("task", "teacher", "data"):
-            asked = self.bench.identity[column]
-            stored = study[column].dropna().unique() if column in study else []
+            stored, asked = self.study[column].dropna().unique(), self.bench.identity[column]
             if len(stored) and asked not in stored:
                 raise ValueError(
                     f"the study's {column} is {stored[0]}; the one to recompute with is {asked}.\n"
                     f"  Results of the two cannot be compared. Pass the task and teacher of the study."
                 )
         for name, function in own.items():
-            _check_own(study[study.method == name], name, function)
+            _check_own(self.study[study.method == name], name, function)
 
     def cost(self, state: State) -> str:
         """The expected time of the run, from the stored ones, in words."""
         if state["method"] not in self.bench.methods:
             return "cannot be recomputed: the study has its name, not its function (pass it as methods=)"
         test = f"the test on {len(self.bench.task.test)} images"
-        seconds = self._stored(state).seconds.dropna() if "seconds" in self.study else []
-        if not len(seconds):
+        seconds, device = self._stored(state).seconds.median(), self.study.device.dropna()
+        if pd.isna(seconds):
             return f"never timed at this setting; and {test}"
-        device = self.study.device.dropna().iloc[0] if "device" in self.study else ""
-        took = f"about {seconds.median():.2g} s" if seconds.median() >= 1 else "under 1 s"
-        return f"{took}{' on ' if device else ''}{device}, and {test}"
+        took = f"about {seconds:.2g} s" if seconds >= 1 else "under 1 s"
+        return f"{took} on {device.iloc[0]}, and {test}" if len(device) else f"{took}, and {test}"
 
     def run(self, state: State, progress: Progress) -> pd.DataFrame:
         """The row of the run, as in a study. Its latency is that of a stored network with the same structure.
@@ -116,55 +123,35 @@ class LiveRuns:
             ValueError: the method is not one of fsc's own, and its function was not passed.
             RuntimeError: the method failed; says why.
         """
-        method, stored = state["method"], self._stored(state)
+        method = state["method"]
         if method not in self.bench.methods:
             raise ValueError(
                 f"{method!r} is a function of your own, and a study keeps its name alone.\n"
                 f'  Pass it: Explorer(study, task, teacher, methods={{"{method}": function}}).'
             )
         progress(0, 1)
-        seeds = stored.seed if len(stored) else self.study.seed
-        seed = int(seeds.dropna().min() if state["seed"] is None else state["seed"])
-        run = Run(method, state["ratio"], state["samples"], seed)
+        seeds = [self._stored(state).seed.min(), self.study.seed.min()]
+        seed = next(seed for seed in (state["seed"], *seeds) if pd.notna(seed))
+        run = Run(method, state["ratio"], state["samples"], int(seed))
         self.bench = prepare(self.bench, [run])
         progress(0, 1)
-        row, _ = do(replace(self.bench, steps=self._steps(method)), run, progress=progress)
+        steps = self.study.steps[self.study.method == method].dropna()
+        steps = int(steps.iloc[0]) if len(steps) else STEPS
+        row, _ = do(replace(self.bench, steps=steps), run, progress=progress)
         if row.get("error"):
             raise RuntimeError(f"{method} failed: {row['error']}")
         progress(1, 1)
-        if "structure" in self.study and "latency_ratio" in self.study:
-            alike = self.study[self.study.structure == row["structure"]].latency_ratio.dropna()
-            row["latency_ratio"] = alike.iloc[0] if len(alike) else float("nan")
-        return pd.DataFrame([row])
+        alike = self.study.latency_ratio[self.study.structure == row["structure"]].dropna()
+        return pd.DataFrame([row | {"latency_ratio": alike.iloc[0] if len(alike) else float("nan")}])
 
     def _stored(self, state: State) -> pd.DataFrame:
         chosen = self.study[list(KNOBS)] == [state[knob] for knob in KNOBS]
         return self.study[chosen.all(axis=1)]
 
-    def _steps(self, method: str) -> int:
-        rows = self.study[self.study.method == method]
-        steps = rows.steps.dropna() if "steps" in rows else []
-        return int(steps.iloc[0]) if len(steps) else STEPS
-
-
-def _live_runs(
-    study: pd.DataFrame, task: Task | None, teacher: nn.Module | None, own: Mapping[str, Own]
-) -> LiveRuns | None:
-    if task is None and teacher is None:
-        return None
-    if task is None or teacher is None:
-        missing = "task" if task is None else "teacher"
-        raise ValueError(
-            f"to recompute it needs task and teacher; the {missing} is missing.\n  Pass both, or neither."
-        )
-    if task.test.labels is None:
-        raise ValueError("the task's test images have no labels, so there is no accuracy.\n  Pass no task.")
-    return LiveRuns(study, task, teacher, own)
-
 
 def _check_own(rows: pd.DataFrame, name: str, function: Own) -> None:
     """Refuse a function that is not in the study, or is there with other code."""
-    stored, code = rows.function.dropna().unique() if "function" in rows else [], code_of(function)
+    stored, code = rows.function.dropna().unique(), code_of(function)
     if rows.empty or (len(stored) and code not in stored):
         found = "no method of that name" if rows.empty else f"one of that name with other code ({stored[0]})"
         raise ValueError(
@@ -176,10 +163,9 @@ def _check_own(rows: pd.DataFrame, name: str, function: Own) -> None:
 def _check(study: pd.DataFrame) -> None:
     """Refuse a table without the measured accuracy of any method."""
     if not isinstance(study, pd.DataFrame):
-        raise TypeError(
-            f"asked for a table, as from fsc.study; got a {type(study).__name__}.\n"
-            f'  A stored one: pandas.read_csv(path, comment="#").'
-        )
+        found = type(study).__name__
+        store = 'pandas.read_csv(path, comment="#")'
+        raise TypeError(f"asked for a table, as from fsc.study; got a {found}.\n  A stored one: {store}.")
     if study.empty:
         raise ValueError("the study has no rows.\n  Run fsc.study first, or read a store that has some.")
     check_study(study)

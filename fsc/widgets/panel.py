@@ -140,12 +140,10 @@ class Panel:
         for name, values in self.knobs.items():
             options = [(formats.get(name, str)(value), value) for value in values]
             label, longest = labels.get(name, name), max(len(text) for text, _ in options)
+            layout = {"width": f"calc(140px + {len(label) + longest}ch)", "margin": "2px 16px 2px 2px"}
             slider = self.sliders[name] = ipywidgets.SelectionSlider(
-                options=options,
-                description=label,
-                continuous_update=False,
+                options=options, description=label, continuous_update=False, layout=layout,
                 style={"description_width": "initial"},
-                layout={"width": f"calc(140px + {len(label) + longest}ch)", "margin": "2px 16px 2px 2px"},
             )
             # Without a rule a slider cuts off long values, and its handle moves with the width of the value.
             rules.append(f".fsc-readout-{longest} .widget-readout {{ width: {longest}ch; max-width: none }}")
@@ -155,21 +153,20 @@ class Panel:
         self._work = Work(self._recompute_and_show, lock=self._lock, fail=self._fail)
         self.message, self.image, self.line = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
         buttons = [self.draw_button] if self.seeds else []
-        if self._recompute:
-            buttons += self._work.widgets
-        knobs = ipywidgets.HBox([*self.sliders.values()], layout={"flex_flow": "row wrap"})
-        buttons = ipywidgets.HBox(buttons, layout={"flex_flow": "row wrap"})
+        buttons += self._work.widgets if self._recompute else []
+        both = [*self.sliders.values()], buttons
+        rows = [ipywidgets.HBox(row, layout={"flex_flow": "row wrap"}) for row in both]
         looks = ipywidgets.HTML(f"<style>{' '.join(rules)}</style>", layout={"display": "none"})
-        self.box = ipywidgets.VBox([knobs, buttons, self.message, self.image, self.line, looks])
+        self.box = ipywidgets.VBox([*rows, self.message, self.image, self.line, looks])
 
     def _moved(self, name: str, change: Mapping) -> None:
         if self._placing_knobs:
             return
         if self._work.running:  # the knobs are locked, but this move was already on its way
             self._place_knobs()
-            return
-        self.state[name] = change["new"]
-        self._show_or_say()
+        else:
+            self.state[name] = change["new"]
+            self._show_or_say()
 
     def _choose_next_draw(self, _) -> None:
         order = (None, *self.seeds)
@@ -185,9 +182,8 @@ class Panel:
             self._placing_knobs = False
 
     def _lock(self, running: bool) -> None:
-        """Lock the knobs while the work runs: its result belongs to their present values."""
         for widget in (*self.sliders.values(), self.draw_button):
-            widget.disabled = running
+            widget.disabled = running  # the result belongs to their present values
 
     def _on_grid(self, name: str, value: Any) -> Any:
         choices = self.knobs | {"seed": (None, *self.seeds)}

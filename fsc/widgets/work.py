@@ -22,11 +22,8 @@ class Work:
     The work runs in a thread, because a kernel handles one message at a time: if the button's own callback
     did the work, the message of Stop would come after its end.
 
-    Args:
-        do: progress -> result. It calls progress(done, total) after each step; that raises `Stopped` after
-            Stop.
-        lock: called with True before the work and with False after it.
-        fail: called with any exception of `do` other than `Stopped`.
+    `do` takes progress, which it calls after each step, and gives the result. `lock` is called with True
+    before the work and with False after it, `fail` with any exception of `do` other than `Stopped`.
     """
 
     def __init__(self, do: Callable[[Progress], Any], *, lock: Callable[[bool], None], fail: Callable):
@@ -43,29 +40,24 @@ class Work:
         """Do the work here and now; return its result, or raise its exception."""
         if self.running:
             raise RuntimeError("it is running already.\n  Stop it (panel.stop()), or wait (panel.wait()).")
-        self._stop.clear()
         self._set_running(True)
         return self._run()
 
     def start(self) -> None:
         """Do the work in a thread; an exception goes to `fail` alone."""
         if not self.running:
-            self._stop.clear()
             self._set_running(True)
             self._thread = threading.Thread(target=self._run_quietly, daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
-        """Let the work end at its next step."""
         self._stop.set()
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait for the thread, if there is one."""
         if self._thread is not None:
             self._thread.join(timeout)
 
     def say(self, text: str) -> None:
-        """Write a note beside the button."""
         self.note.value = html.escape(text)
 
     def _run(self) -> Any:
@@ -94,6 +86,7 @@ class Work:
 
     def _set_running(self, running: bool) -> None:
         self.running = running
+        self._stop.clear()
         self.button.disabled, self.stop_button.disabled = running, not running
         self.bar.value, self.bar.layout.display = 0, None if running else "none"
         self._lock(running)

@@ -1,7 +1,11 @@
 """Small tables whose means and spreads are known, for the tests of figures."""
 
+import io
+
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.text import Text
 
 NAN = np.nan
 COLUMNS = ["method", "samples", "ratio", "seed", "accuracy"]
@@ -21,6 +25,19 @@ def toy_table() -> pd.DataFrame:
 def texts(picture) -> list[str]:
     """Every word drawn, in the order of drawing."""
     return [t.get_text() for axes in picture.figure.axes for t in axes.texts]
+
+
+def assert_readable(picture) -> None:
+    """The text is large, every axis has a name, nothing reaches over the edge; two pixels per CSS pixel."""
+    drawn = [t for t in picture.figure.findobj(Text) if t.get_text().strip()]
+    assert min(t.get_fontsize() for t in drawn) >= 11
+    assert picture.sentence in picture.alt and len(picture.alt) > len(picture.sentence)
+    for axes in picture.figure.axes:
+        assert axes.images or axes.get_ylabel(), "an axis without a name"
+    (height, width, *_), size = plt.imread(io.BytesIO(picture.png())).shape, picture.size
+    assert (width, height) == (2 * size[0], 2 * size[1])
+    box, (width, height) = picture.figure.get_tightbbox(), picture.figure.get_size_inches()
+    assert min(box.x0, box.y0) > -0.02 and box.x1 < width + 0.02 and box.y1 < height + 0.02, box
 
 
 def timed_draws() -> pd.DataFrame:

@@ -1,11 +1,10 @@
 """The course of a training as a figure: numbers and lines are those of the table."""
 
-import io
-
 import matplotlib.pyplot
 import numpy as np
 import pandas as pd
 import pytest
+from helpers.toy_tables import assert_readable
 
 from fsc.plots.training import loss_history
 
@@ -86,12 +85,5 @@ def test_a_history_of_nothing_is_refused(history):
 
 @pytest.mark.parametrize("name", ["all", "losses", "wide range", "own method", "zero", "one step"])
 def test_a_history_can_be_read_from_afar_and_nothing_reaches_over_the_edge(history, name):
-    picture = every_figure(history)[name]
-    drawn = [t for t in picture.figure.findobj(matplotlib.text.Text) if t.get_text().strip()]
-    assert min(t.get_fontsize() for t in drawn) >= 11
-    assert all(axes.get_ylabel() for axes in picture.figure.axes)
-    assert picture.sentence in picture.alt and len(picture.alt) > len(picture.sentence)
-    assert matplotlib.pyplot.imread(io.BytesIO(picture.png())).ndim == 3
-    box, (width, height) = picture.figure.get_tightbbox(), picture.figure.get_size_inches()
-    assert min(box.x0, box.y0) > -0.02 and box.x1 < width + 0.02 and box.y1 < height + 0.02, box
+    assert_readable(every_figure(history)[name])
     assert matplotlib.pyplot.get_fignums() == []

@@ -52,8 +52,6 @@ MAKE_PANEL = """
 """
 
 
-
-
 def test_a_panel_answers_to_keys_and_clicks(tmp_path, chromium):
     path = save_notebook(tmp_path / "panel.ipynb", MAKE_PANEL, "plots.accuracy_by_ratio(table, samples=50)")
     (tmp_path / "lab").mkdir()
