@@ -63,7 +63,7 @@ def real_error(teacher, student, name, images):
 
 
 def check_report(teacher, student, name, images):
-    """What is reported of a module is true, or nothing is reported and the student is left as it was there."""
+    """What is reported of a module is true; or nothing is reported, and the module is left as it was."""
     recovered = fsc.fskd(teacher, student, images, shortcuts=False, progress=quiet)
     report = fsc.report_of(recovered).set_index("layer").error_after
     if name in report:

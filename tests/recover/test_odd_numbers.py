@@ -1,0 +1,87 @@
+"""Recoveries with numbers and images of other kinds: numpy's scalars, double precision, images that require grad."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from helpers.probes import odd_norms
+from helpers.small_net import few_images, small_net
+
+import fsc
+from fsc.inputs.nets import ResNet
+from fsc.runtime import quiet
+
+pytestmark = pytest.mark.filterwarnings("ignore:fskd", "ignore:practise")
+
+
+@pytest.fixture
+def teacher():
+    torch.manual_seed(0)
+    return odd_norms(ResNet(2))
+
+
+@pytest.fixture
+def images():
+    return torch.randn(12, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+RECOVERIES = {
+    "mir": lambda t, s, x, n, f: fsc.mir(t, s, x, steps=n(2), lr=f(0.01), seed=n(0), progress=quiet),
+    "distill": lambda t, s, x, n, f: fsc.distill(t, s, x, steps=n(2), lr=f(0.01), seed=n(0), progress=quiet),
+    "fskd": lambda t, s, x, n, f: fsc.fskd(t, s, x, ridge=f(0.01), progress=quiet),
+    "fskd-sgd": lambda t, s, x, n, f: fsc.fskd(t, s, x, method="sgd", steps=n(2), lr=f(0.1), progress=quiet),
+    "practise": lambda t, s, x, n, f: fsc.practise(
+        t, x, count=n(1), timed=TIMED(t), mimic_steps=n(2), seed=n(0), progress=quiet
+    ),
+    "prune_filters": lambda t, s, x, n, f: fsc.prune_filters(t, f(0.5), criterion="random", seed=n(0)),
+}
+
+
+def TIMED(net):
+    import pandas as pd
+
+    names = fsc.droppable_blocks(net)
+    return pd.DataFrame({"latency_saved": 0.1, "latency_measurable": True}, index=names)
+
+
+@pytest.mark.parametrize("name", RECOVERIES)
+def test_a_student_made_with_numpys_numbers_is_saved_and_equals_the_one_of_pythons(teacher, images, tmp_path, name):
+    student = fsc.prune_filters(teacher, 0.5)
+    with_numpy = RECOVERIES[name](teacher, student, images, np.int64, np.float64)
+    with_python = RECOVERIES[name](teacher, student, images, int, float)
+    again = fsc.load(fsc.save(with_numpy, tmp_path / "student.safetensors"), teacher)
+    assert torch.equal(again(images), with_python(images))
+
+
+def test_a_sample_is_drawn_by_numpys_seed_too():
+    task = fsc.load_task("shapes")
+    assert torch.equal(task.sample(5, seed=np.arange(3)[1]).images, task.sample(5, seed=1).images)
+    with pytest.raises(TypeError, match=r"seed=0\.5; asked for a whole number"):
+        task.sample(5, seed=0.5)
+
+
+@pytest.mark.parametrize("method", ["closed", "sgd"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_fskd_takes_networks_of_other_precision(teacher, images, method, dtype):
+    teacher = copy.deepcopy(teacher).to(dtype)
+    recovered = fsc.fskd(teacher, fsc.prune_filters(teacher, 0.5), images.to(dtype), method=method, steps=2,
+                         progress=quiet)
+    assert {p.dtype for p in recovered.parameters()} == {dtype}
+
+
+@pytest.mark.parametrize("name", ["mir", "distill", "fskd", "fskd-sgd", "practise"])
+def test_images_that_require_grad_are_used_without_it(teacher, images, name):
+    leaf = images.clone().requires_grad_()
+    student = fsc.prune_filters(teacher, 0.5)
+    for inverted in (leaf, torch.tanh(leaf) * 2):  # the second has a history, as images inverted from a teacher
+        RECOVERIES[name](teacher, student, inverted, int, float)
+    assert leaf.grad is None
+
+
+@pytest.mark.parametrize("lr", [float("inf"), 1e30])
+@pytest.mark.parametrize("name", ["mir", "distill"])
+def test_a_training_that_diverges_in_its_last_step_is_refused(name, lr):
+    teacher, (images, _) = small_net(seed=0), few_images()
+    with pytest.raises(FloatingPointError, match=rf"{name}: .*after step 1 of 1"):
+        getattr(fsc, name)(teacher, small_net(seed=1), images, steps=1, lr=lr, progress=quiet)
