@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ChannelAxis:
-    """The channels of one tensor: one label per position along its axis `axis`."""
+    """The channels of one tensor: one label per position along `axis`."""
 
     labels: np.ndarray
     axis: int = 1
@@ -27,7 +27,7 @@ class Labels:
         self._parent: list[int] = []  # a label that is its own parent stands for its whole set
 
     def new(self, count: int, axis: int = 1) -> ChannelAxis:
-        """So many channels with labels that nothing else has."""
+        """`count` channels with labels that nothing else has."""
         start = len(self._parent)
         self._parent.extend(range(start, start + count))
         return ChannelAxis(np.arange(start, start + count), axis)
