@@ -18,19 +18,12 @@ _CONVS = (nn.modules.conv._ConvNd, F.conv2d, torch.conv2d)
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network up to one of its tensors, the feature.
+    """A network up to one of its tensors, the feature."""
 
-    Attributes:
-        body: images -> feature; its modules and parameters are the network's own, not copies.
-        name: the module or operation that makes the feature.
-        shape: the feature's shape for one image: (1, C, H, W), or (1, C) if it was pooled.
-        head_names: names in the network's state_dict of everything that is used only after the feature.
-    """
-
-    body: fx.GraphModule
-    name: str
-    shape: tuple[int, ...]
-    head_names: tuple[str, ...]
+    body: fx.GraphModule  # images -> feature; its modules and parameters are the network's own, not copies
+    name: str  # of the module or operation that makes the feature
+    shape: tuple[int, ...]  # the feature's shape for one image: (1, C, H, W), or (1, C) if it was pooled
+    head_names: tuple[str, ...]  # what the state_dict has that is used only after the feature
 
 
 def cut_backbone(net: nn.Module, example: Tensor, feature: str | None = None) -> Backbone:
@@ -80,9 +73,7 @@ def _read_by_head(net: nn.Module, graph: fx.GraphModule, feature: str | None) ->
 
 def _pooling_and_last_map(graph: fx.GraphModule) -> tuple[fx.Node | None, fx.Node | None]:
     """The last global pooling, and the last (N, C, H, W), among the nodes that the output depends on."""
-    used: set[fx.Node] = set()
-    before_conv: set[fx.Node] = set()
-    last = None
+    used, before_conv, last = set(), set(), None
     for node in reversed(graph.graph.nodes):
         if node.op != "output" and not any(user in used for user in node.users):
             continue

@@ -14,16 +14,11 @@ class ChannelAxis:
 
 
 class Labels:
-    """All labels of a network, in sets of equal ones (union-find).
-
-    Attributes:
-        pinned: label -> why its channel must stay.
-        joined: labels in a sum, in a concatenation or before a Linear: they belong to more than one block.
-    """
+    """All labels of a network, in sets of equal ones (union-find)."""
 
     def __init__(self):
-        self.pinned: dict[int, str] = {}
-        self.joined: set[int] = set()
+        self.pinned: dict[int, str] = {}  # label -> why its channel must stay
+        self.joined: set[int] = set()  # in a sum, a concatenation or before a Linear: not of one block alone
         self._parent: list[int] = []  # a label that is its own parent stands for its whole set
 
     def new(self, count: int, axis: int = 1) -> ChannelAxis:

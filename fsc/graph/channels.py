@@ -51,19 +51,12 @@ class Port:
 
 @dataclass
 class Channels:
-    """The labels of a whole network.
+    """The labels of a whole network; `pinned` and `joined` are as in `Labels`."""
 
-    Attributes:
-        ports: every side of every module that must be sliced when a label goes, in the order of execution.
-        pinned: label -> why it must stay.
-        joined: labels in a sum, in a concatenation or before a Linear: they belong to more than one block.
-        behind: conv -> the BatchNorm that reads it.
-    """
-
-    ports: list[Port] = field(default_factory=list)
+    ports: list[Port] = field(default_factory=list)  # what is sliced when labels go, in order of execution
     pinned: dict[int, str] = field(default_factory=dict)
     joined: set[int] = field(default_factory=set)
-    behind: dict[str, nn.Module] = field(default_factory=dict)
+    behind: dict[str, nn.Module] = field(default_factory=dict)  # conv -> the BatchNorm that reads it
 
 
 def follow_channels(graph: fx.GraphModule) -> Channels:
@@ -152,9 +145,10 @@ class _Follower:
             self.labels.unite(first_out, out)
             return replace(out, labels=first_out.labels)
         self.first_call[name] = into, out
-        if not isinstance(module, _BatchNorm):
+        layer = not isinstance(module, _BatchNorm)
+        if layer:
             self.found.ports.append(Port(name, module, "in", into.labels))
-        makes = not isinstance(module, _BatchNorm) and not is_depthwise(module)
+        makes = layer and not is_depthwise(module)
         self.found.ports.append(Port(name, module, "out", out.labels, makes))
         return out
 

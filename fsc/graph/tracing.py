@@ -120,17 +120,13 @@ def _check_ends(net: nn.Module, graph: fx.Graph) -> None:
     inputs = [node for node in graph.nodes if node.op == "placeholder" and not node.args]
     if len(inputs) != 1:
         names = ", ".join(node.name for node in inputs) or "none"
-        raise NotTraceable(
-            f"{type(net).__name__} takes {len(inputs)} inputs ({names}); asked for one, a batch of images.\n"
-            f"  Wrap it in a module whose forward takes the images alone."
-        )
+        found = f"{type(net).__name__} takes {len(inputs)} inputs ({names}); asked for one, a batch of images"
+        raise NotTraceable(f"{found}.\n  Wrap it in a module whose forward takes the images alone.")
     (output,) = (node for node in graph.nodes if node.op == "output")
     if not isinstance(output.args[0], fx.Node):
         kind = "a dict" if isinstance(output.args[0], dict) else "several things"
-        raise NotTraceable(
-            f"{type(net).__name__} returns {kind}; fsc needs one tensor of class scores.\n"
-            f"  Wrap it in a module that returns that tensor alone."
-        )
+        found = f"{type(net).__name__} returns {kind}; fsc needs one tensor of class scores"
+        raise NotTraceable(f"{found}.\n  Wrap it in a module that returns that tensor alone.")
 
 
 def _usual_images(net: nn.Module, graph: fx.GraphModule) -> list[Tensor]:
@@ -138,10 +134,8 @@ def _usual_images(net: nn.Module, graph: fx.GraphModule) -> list[Tensor]:
     called = (module_of(graph, node) for node in graph.graph.nodes)
     first = next((module for module in called if isinstance(module, nn.Conv2d)), None)
     if first is None:
-        raise NotTraceable(
-            f"{type(net).__name__} calls no Conv2d, so the number of channels of its images is unknown.\n"
-            f"  Give example=, a batch of images that the net takes."
-        )
+        found = f"{type(net).__name__} calls no Conv2d, so the number of channels of its images is unknown"
+        raise NotTraceable(f"{found}.\n  Give example=, a batch of images that the net takes.")
     rng, c_in, dtype = torch.Generator().manual_seed(0), first.in_channels, first.weight.dtype
     return [torch.randn(1, c_in, side, side, generator=rng).to(dtype) for side in SIZES]
 

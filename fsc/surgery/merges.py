@@ -83,7 +83,6 @@ def fold_bn(conv: nn.Conv2d, bn: nn.Module) -> nn.Conv2d:
 
     Raises:
         NotExact: `bn` is in train mode or keeps no running statistics, so it normalises by the batch.
-        TypeError: not a conv and a BatchNorm.
         ValueError: numbers of channels that differ; a variance that is negative, NaN or infinite.
 
     >>> torch.allclose(fold_bn(conv, bn)(x), bn(conv(x)), rtol=1e-5, atol=1e-6)
@@ -117,20 +116,15 @@ def neutral_bn(mean: Tensor, var: Tensor, *, eps: float = 1e-5) -> nn.BatchNorm2
     """A BatchNorm in eval mode that returns its input: gamma = sqrt(var + eps), beta = mean (extension).
 
     Networks whose BatchNorms were folded need it for training. `mean` and `var` (C,) are statistics of the
-    features that will pass, in the dtype and on the device wanted.
-
-    Raises:
-        ValueError: shapes that differ; a mean that is not finite; a variance that is negative or not finite.
+    features that will pass, finite, in the dtype and on the device wanted.
 
     >>> bn = neutral_bn(features.mean((0, 2, 3)), features.var((0, 2, 3)))
     >>> torch.allclose(bn(features), features, atol=1e-5)
     True
     """
     if mean.ndim != 1 or mean.shape != var.shape:
-        raise ValueError(
-            f"mean has shape {tuple(mean.shape)}, var {tuple(var.shape)}; asked for (C,) twice.\n"
-            f"  For features (N, C, H, W) they are features.mean((0, 2, 3)) and features.var((0, 2, 3))."
-        )
+        found = f"mean has shape {tuple(mean.shape)}, var {tuple(var.shape)}; asked for (C,) twice"
+        raise ValueError(f"{found}.\n  Take both over the axes (0, 2, 3) of features (N, C, H, W).")
     if not torch.isfinite(mean).all():
         raise ValueError("the mean holds NaN or infinity.\n  Look for it in the features it was taken of.")
     _check_var(var.double(), eps)
@@ -173,10 +167,8 @@ def _diagonal_blocks(conv: nn.Conv2d, q: Tensor) -> Tensor:
     if conv.groups == 1:
         return q[None]
     if q.shape[0] != q.shape[1]:
-        raise NotExact(
-            f"q is {tuple(q.shape)}; {conv} has {conv.groups} groups and takes only a square q.\n"
-            f"  Use a q that leaves the number of channels alone."
-        )
+        found = f"q is {tuple(q.shape)}; {conv} has {conv.groups} groups and takes only a square q"
+        raise NotExact(f"{found}.\n  Use a q that leaves the number of channels alone.")
     width = len(q) // conv.groups
     group = torch.arange(len(q), device=q.device) // width
     mixed = ((group[:, None] != group) & (q != 0)).nonzero()
@@ -200,8 +192,6 @@ def _pads(conv: nn.Conv2d) -> bool:
 def _check_var(var: Tensor, eps: float) -> None:
     bad = (~(torch.isfinite(var) & (var >= 0) & (var + eps > 0))).nonzero().flatten().tolist()
     if bad:
-        found = f"variance of channel {bad[0]} is {float(var[bad[0]]):g} (eps {eps:g})"
-        raise ValueError(
-            f"the {found}; so it is at {len(bad)} channels.\n"
-            f"  A variance must be finite, not negative, and above 0 together with eps."
-        )
+        at = bad[0]
+        found = f"the variance of channel {at} is {float(var[at]):g} (eps {eps:g}), one of {len(bad)} such"
+        raise ValueError(f"{found}.\n  It must be finite, not negative, and above 0 together with eps.")

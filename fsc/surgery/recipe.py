@@ -102,10 +102,8 @@ def teacher_name(student: nn.Module, name: str) -> str | None:
 def _first_name(student: nn.Module, name: str, half: str) -> str:
     """The module's name before all edits; the part `half` of a factorized conv has the name of the whole."""
     if name not in dict(student.named_modules()):
-        raise ValueError(
-            f"asked for {name!r}; this {type(student).__name__} has no module of that name.\n"
-            f"  Names are those of student.named_modules()."
-        )
+        found = f"asked for {name!r}; this {type(student).__name__} has no module of that name"
+        raise ValueError(f"{found}.\n  Names are those of student.named_modules().")
     for edit in reversed(recipe_of(student)):
         whole = name.removesuffix(f".{half}")
         if whole in edit.get("splits", {}):
@@ -170,10 +168,8 @@ def save(student: nn.Module, path: str | os.PathLike) -> Path:
     """
     recipe = _recipe(student)
     if not recipe:
-        raise ValueError(
-            f"this {type(student).__name__} has no recipe, so it could not be rebuilt from its teacher.\n"
-            f"  Students made by this package have one. For any other net save its state_dict."
-        )
+        found = f"this {type(student).__name__} has no recipe, so it could not be rebuilt from its teacher"
+        raise ValueError(f"{found}.\n  Only students of this package have one. Save the net's state_dict.")
     path = Path(path)
     if not path.parent.is_dir() or path.is_dir():
         found = f"{path} is a folder" if path.is_dir() else f"there is no folder {path.parent}"
