@@ -85,10 +85,7 @@ def droppable_blocks(teacher: nn.Module, *, example: Tensor | None = None) -> li
 
 
 def without_blocks(net: nn.Module, names: Sequence[str]) -> nn.Module:
-    """The net with `nn.Identity` in place of these modules, in eval mode; it shares the weights of `net`.
-
-    It serves measurements only, so it has no recipe: `net` is its teacher.
-    """
+    """The net with Identity for these modules, in eval mode, for measurements: no recipe, shared weights."""
     held = [t for module in net.modules() for t in vars(module).values() if isinstance(t, Tensor)]
     shared = {id(t): t for t in [*net.parameters(), *net.buffers(), *held]}
     copied = copy.deepcopy(net, shared)

@@ -26,10 +26,8 @@ def l2(conv: nn.Conv2d, bn: nn.Module | None) -> Tensor:
 def bn_scale(conv: nn.Conv2d, bn: nn.Module | None) -> Tensor:
     """|gamma| of the BatchNorm behind the conv (Liu et al. 2017)."""
     if bn is None or bn.weight is None:
-        raise ValueError(
-            f'criterion "bn" ranks by the BatchNorm right behind a conv; {conv} has none.\n'
-            '  Use criterion="l1", or give only convs with BatchNorm a ratio.'
-        )
+        found = f'criterion "bn" ranks by the BatchNorm right behind a conv; {conv} has none'
+        raise ValueError(f'{found}.\n  Use criterion="l1", or give only convs with BatchNorm a ratio.')
     return bn.weight.abs()
 
 

@@ -152,10 +152,8 @@ def _check_runs(student: nn.Module, splits: Mapping, example: Tensor) -> None:
     with hooked(pair.register_forward_hook(lambda pair, *_: called.add(pair)) for pair in pairs.values()):
         edited_output(student, example, "with two convs in the place of one", hint)
     if missed := ", ".join(name for name, pair in pairs.items() if pair not in called):
-        raise NotExact(
-            f"the forward of {type(student).__name__} does not call what stands at {missed}.\n"
-            f"  It keeps the conv in another place too; leave it out with ratio={{...}}."
-        )
+        found = f"the forward of {type(student).__name__} does not call what stands at {missed}"
+        raise NotExact(f"{found}.\n  It keeps the conv elsewhere too; leave it out with ratio={{...}}.")
 
 
 def _tell_what_is_large(

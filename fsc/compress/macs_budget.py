@@ -51,9 +51,6 @@ def blocks_to_drop(teacher: nn.Module, ratio: float, example: Tensor) -> int:
 
     It counts with the mean MACs of the blocks that can be dropped. `practise` chooses which ones go; where
     they differ in MACs, the share that is really removed depends on that choice.
-
-    Raises:
-        ValueError: no block of this network can be dropped.
     """
     names = droppable_blocks(teacher, example=example)
     macs = cost(teacher, example).macs

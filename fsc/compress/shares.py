@@ -1,4 +1,4 @@
-"""How much to remove from each layer, as the user gave it by name; and which layers stay whole, and why."""
+"""The share to remove from each layer, as the user gave it by name; the layers that stay, and why."""
 
 from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence

@@ -33,13 +33,15 @@ class Labels:
             x, y = self._root(x), self._root(y)
             self._parent[max(x, y)] = min(x, y)
 
-    def pin(self, channels: ChannelAxis, why: str) -> None:
+    def pin(self, why: str, *tensors: ChannelAxis) -> None:
         """These channels must stay. The first reason given for a label is the one that is kept."""
-        for label in channels.labels.tolist():
-            self.pinned.setdefault(label, why)
+        for channels in tensors:
+            for label in channels.labels.tolist():
+                self.pinned.setdefault(label, why)
 
-    def join(self, channels: ChannelAxis) -> None:
-        self.joined.update(channels.labels.tolist())
+    def join(self, *tensors: ChannelAxis) -> None:
+        for channels in tensors:
+            self.joined.update(channels.labels.tolist())
 
     def roots(self) -> np.ndarray:
         """(labels made,) the label that stands for the set of each."""

@@ -109,13 +109,12 @@ def _pointwise(call: Call, *, joins: bool) -> ChannelAxis | None:
     if a.axis != b.axis:
         return None
     if joins:
-        call.labels.join(a)
-        call.labels.join(b)
+        call.labels.join(a, b)
     if len(a.labels) == len(b.labels):
         call.labels.unite(a, b)
         return a
     narrow, wide = sorted((a, b), key=lambda channels: len(channels.labels))
-    call.labels.pin(narrow, f"{call} spreads it over all channels")
+    call.labels.pin(f"{call} spreads it over all channels", narrow)
     return wide
 
 
@@ -127,8 +126,7 @@ def concatenate(call: Call) -> ChannelAxis | None:
     channels = [call.known[part] for part in parts]
     if any(part.axis != axis for part in channels):
         return None
-    for part in channels:
-        call.labels.join(part)
+    call.labels.join(*channels)
     return ChannelAxis(np.concatenate([part.labels for part in channels]), axis)
 
 

@@ -40,9 +40,6 @@ def report_of(student: nn.Module, edit: str | None = None) -> pd.DataFrame:
 
     Args:
         edit: name of an edit, such as "fskd": its last report instead.
-
-    Raises:
-        ValueError: no such edit with a report.
     """
     edits = recipe_of(student)
     for done in reversed(edits):
@@ -65,9 +62,6 @@ def kept_channels(student: nn.Module, name: str, side: str = "out") -> Tensor | 
 
     Args:
         side: "out", the channels that the module makes, or "in", those that it reads.
-
-    Raises:
-        ValueError: no such module or side.
     """
     if side not in ("out", "in"):
         raise ValueError(f"asked for side {side!r} of {name}; the sides are 'out' and 'in'.")

@@ -49,15 +49,11 @@ def _slice_conv(conv: nn.Conv2d, out: Tensor, into: Tensor) -> None:
     outs, ins = torch.bincount(out // c_out, minlength=groups), torch.bincount(into // c_in, minlength=groups)
     depthwise = is_depthwise(conv)
     if depthwise and (not torch.equal(outs.nonzero()[:, 0], into) or len(outs[into].unique()) > 1):
-        raise ValueError(
-            f"each input of this depthwise conv makes {c_out} outputs of its own; asked to keep {len(into)} "
-            f"inputs and {len(out)} outputs that are not theirs.\n  Keep exactly the kept inputs' outputs."
-        )
+        found = f"asked to keep {len(into)} inputs and {len(out)} outputs that are not theirs"
+        raise ValueError(f"each input of this depthwise conv makes {c_out} outputs of its own; {found}.")
     if not depthwise and (len(ins.unique()) > 1 or len(outs.unique()) > 1):
-        raise ValueError(
-            f"a conv of {groups} groups must keep as many channels in each; asked for {ins.tolist()} inputs "
-            f"and {outs.tolist()} outputs per group.\n  Choose the same number in every group."
-        )
+        found = f"asked for {ins.tolist()} inputs and {outs.tolist()} outputs per group"
+        raise ValueError(f"a conv of {groups} groups must keep as many channels in each; {found}.")
     _keep(conv, ("weight", "bias"), 0, out)
     if depthwise:
         conv.groups = len(into)
