@@ -190,8 +190,9 @@ def load(path: str | os.PathLike, teacher: nn.Module) -> nn.Module:
     found = fingerprint(teacher)
     if recipe["teacher"] != found:
         raise ValueError(
-            f"the recipe in {path.name} was made for another teacher: {recipe['teacher'][:12]}, not "
-            f"{found[:12]} (SHA-256 of names, shapes and weights).\n"
+            f"the recipe in {path.name} was made for another teacher.\n"
+            f"  Asked for: teacher {recipe['teacher'][:12]}; given: a {type(teacher).__name__}, {found[:12]} "
+            f"(SHA-256 of names, shapes and weights).\n"
             f"  Pass the very teacher that the student was made from, before any training of it."
         )
     student = clone(teacher)
