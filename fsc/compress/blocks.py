@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor, fx, nn
 from torch.utils.hooks import RemovableHandle
 
-from fsc.arguments import by_keyword, check_images, near, renamed
+from fsc.arguments import by_keyword, near, renamed
 from fsc.graph.module_regions import Region, has_shortcut, regions
 from fsc.graph.tracing import module_of, trace
 from fsc.runtime import clone, public
 from fsc.surgery.exactness import check_same, edited_output, expected_output, hooked
-from fsc.surgery.recipe import apply_edit, with_edit
+from fsc.surgery.recipe import apply_edit, set_aside, with_edit
 
 
 @public
@@ -37,8 +37,6 @@ def drop_blocks(teacher: nn.Module, names: Sequence[str], *, example: Tensor | N
     Identity()
     """
     names = _checked_names(names)
-    if example is not None:
-        check_images(example)
     graph = trace(teacher, example)
     check_droppable(teacher, graph, names)
     with hooked(_bypass(teacher, names)):
@@ -47,10 +45,10 @@ def drop_blocks(teacher: nn.Module, names: Sequence[str], *, example: Tensor | N
     student = clone(teacher).eval()
     apply_edit(student, edit)
     listed = ", ".join(names)
-    found = edited_output(student, graph.meta["example"], f"with nn.Identity for {listed}",
-                          "Its forward asks more of that module than to be called.")
-    check_same(found, expected, f"the student differs from the teacher with {listed} passed by",
-               "Its forward keeps a block in another place, too.", tolerance=1e-5)
+    called = "Its forward asks more of that module than to be called."
+    found = edited_output(student, graph.meta["example"], f"with nn.Identity for {listed}", called)
+    what = f"the student differs from the teacher with {listed} passed by"
+    check_same(found, expected, what, "Its forward keeps a block in another place, too.", tolerance=1e-5)
     return with_edit(student, teacher, edit)
 
 
@@ -65,9 +63,7 @@ def droppable_blocks(teacher: nn.Module, *, example: Tensor | None = None) -> li
     modules lie inside each other, only the innermost counts. In ResNets, MobileNetV2 and similar networks
     these are the blocks of the PRACTISE paper, and the first block of a stage, too, if it keeps the shape.
 
-    Args:
-        teacher: any CNN that `torch.fx` traces; a student, too.
-        example: (N, C, H, W), needed only for nets that take no usual image size.
+    The arguments are those of `drop_blocks`.
 
     Raises:
         NotTraceable: `torch.fx` cannot follow the net.
@@ -76,10 +72,9 @@ def droppable_blocks(teacher: nn.Module, *, example: Tensor | None = None) -> li
     >>> fsc.droppable_blocks(fsc.load_teacher("resnet20", task))[:3]
     ['layer1.0', 'layer1.1', 'layer1.2']
     """
-    if example is not None:
-        check_images(example)
     graph = trace(teacher, example)
-    with_conv = [region for region in regions(graph).values() if _has_conv(graph, region)]
+    convs = {node for node in graph.graph.nodes if isinstance(module_of(graph, node), nn.Conv2d)}
+    with_conv = [region for region in regions(graph).values() if convs.intersection(region.nodes)]
     blocks = [r.name for r in with_conv if r.why_not() is None and has_shortcut(graph, r)]
     if not blocks:
         raise ValueError(
@@ -90,26 +85,18 @@ def droppable_blocks(teacher: nn.Module, *, example: Tensor | None = None) -> li
 
 
 def without_blocks(net: nn.Module, names: Sequence[str]) -> nn.Module:
-    """The net with `nn.Identity` in place of these modules, in eval mode; it shares the weights of `net`.
-
-    It serves measurements only, so it has no recipe: `net` is its teacher.
-    """
+    """The net with Identity for these modules, in eval mode, for measurements: no recipe, shared weights."""
     held = [t for module in net.modules() for t in vars(module).values() if isinstance(t, Tensor)]
     shared = {id(t): t for t in [*net.parameters(), *net.buffers(), *held]}
     copied = copy.deepcopy(net, shared)
-    vars(copied).pop("fsc_recipe", None)
     apply_edit(copied, {"dropped": names})
-    return copied.eval()
+    return set_aside(copied).eval()
 
 
 def check_droppable(
     net: nn.Module, graph: fx.GraphModule, names: Sequence[str], *, together: bool = True
 ) -> None:
-    """Refuse modules that cannot be dropped, all of them together or each of them alone.
-
-    Raises:
-        ValueError: names the module and the reason.
-    """
+    """Refuse modules that cannot be dropped, all of them together or each of them alone."""
     modules, inside = dict(net.named_modules()), regions(graph)
     for name in names:
         if name not in modules or not name:
@@ -125,10 +112,6 @@ def check_droppable(
             why = inside[name].why_not() if name in inside else "the forward computes nothing in it"
         if why:
             raise ValueError(f"{name} cannot be dropped: {why}.\n  fsc.droppable_blocks(net) lists what can.")
-
-
-def _has_conv(graph: fx.GraphModule, region: Region) -> bool:
-    return any(isinstance(module_of(graph, node), nn.Conv2d) for node in region.nodes)
 
 
 def _why_none(with_conv: list[Region]) -> str:
@@ -148,8 +131,7 @@ def _checked_names(names: Sequence[str]) -> list[str]:
     names = list(names)
     if not names:
         raise ValueError("no names, so nothing would change.\n  fsc.droppable_blocks(net) lists them.")
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+    if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"named more than once: {', '.join(twice)}.\n  Name each block once.")
     return names
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from fsc.graph.channels import OUTPUT, Channels, Port
+from fsc.graph.operations import is_depthwise
 
 TIED = "an add, a concatenation or the classifier ties its channels; coupled=True prunes most of these"
 EXPECTED = (TIED, OUTPUT)
@@ -14,23 +15,16 @@ EXPECTED = (TIED, OUTPUT)
 
 @dataclass
 class Group:
-    """Channels, by label, on the same sides of the same modules, and in the same group of a grouped conv.
+    """Channels, by label, on the same sides of the same modules, and in the same group of a grouped conv."""
 
-    Attributes:
-        makers: the convs whose filters they are, in order of execution.
-        labels: of the channels, as `follow_channels` gives them.
-    """
-
-    makers: list[str]
+    makers: list[str]  # the convs whose filters they are, in order of execution
     labels: list[int] = field(default_factory=list)
 
 
 def find_groups(channels: Channels, *, coupled: bool) -> list[Group]:
     """All channels that may go, in groups, in order of execution.
 
-    Args:
-        channels: of the whole net, from `follow_channels`.
-        coupled: also those that adds, concatenations or the classifier tie together.
+    With `coupled`, these include channels that adds, concatenations or the classifier tie together.
 
     For example, conv "0" makes four channels. The BatchNorm, the ReLU and conv "3" hand on or read all of
     them, so they are one group. The images' channels (labels 0 to 2) must stay, and so must those of conv
@@ -41,7 +35,7 @@ def find_groups(channels: Channels, *, coupled: bool) -> list[Group]:
     [Group(makers=['0'], labels=[3, 4, 5, 6])]
 
     If conv "3" has groups=2, its first group reads the labels 3 and 4, its second reads 5 and 6. Both must
-    lose as many channels, so they are two groups here: Group(['0'], [3, 4]) and Group(['0'], [5, 6]).
+    lose as many channels, so they are two groups here.
     """
     touches: dict[int, list[tuple[int, int]]] = defaultdict(list)  # label -> (port, group of its conv)
     makers: dict[int, list[Port]] = defaultdict(list)
@@ -79,6 +73,5 @@ def why_kept(channels: Channels, *, coupled: bool) -> dict[str, str]:
 
 def _conv_group_width(port: Port) -> int:
     """Channels per group on this side of a grouped conv; all of them where the groups do not matter."""
-    groups = port.module.groups if isinstance(port.module, nn.Conv2d) else 1
-    depthwise = groups > 1 and groups == port.module.in_channels
-    return len(port.labels) if depthwise else len(port.labels) // groups
+    grouped = isinstance(port.module, nn.Conv2d) and not is_depthwise(port.module)
+    return len(port.labels) // port.module.groups if grouped else len(port.labels)

@@ -26,10 +26,8 @@ def l2(conv: nn.Conv2d, bn: nn.Module | None) -> Tensor:
 def bn_scale(conv: nn.Conv2d, bn: nn.Module | None) -> Tensor:
     """|gamma| of the BatchNorm behind the conv (Liu et al. 2017)."""
     if bn is None or bn.weight is None:
-        raise ValueError(
-            f'criterion "bn" ranks by the BatchNorm right behind a conv; {conv} has none.\n'
-            '  Use criterion="l1", or give only convs with BatchNorm a ratio.'
-        )
+        found = f'criterion "bn" ranks by the BatchNorm right behind a conv; {conv} has none'
+        raise ValueError(f'{found}.\n  Use criterion="l1", or give only convs with BatchNorm a ratio.')
     return bn.weight.abs()
 
 
@@ -43,40 +41,34 @@ def score_groups(
 
     The score of a channel is the sum over all filters that make or carry it: the filters of several convs in
     a residual stream; the filter of a depthwise conv beside that of the conv before it.
-
-    Raises:
-        ValueError: an unknown name, or a criterion that does not give one finite score per filter.
     """
     if criterion == "random":
         rng = torch.Generator().manual_seed(seed)
         return [torch.rand(len(group.labels), generator=rng, dtype=torch.float64) for group in groups]
-    criterion = _by_name(criterion)
+    if not callable(criterion) and criterion not in list(CRITERIA):
+        names = ", ".join(f'"{name}"' for name in [*CRITERIA, "random"])
+        hint = f"There are {names}, or a function (conv, bn) -> (C_out,) scores."
+        raise ValueError(f"unknown criterion {criterion!r}.\n  {hint}")
+    score_of = criterion if callable(criterion) else CRITERIA[criterion]
     wanted = {label for group in groups for label in group.labels}
     scores: dict[int, float] = defaultdict(float)  # label -> score
     for port in channels.ports:
         labels = port.labels.tolist()
         if port.side == "out" and isinstance(port.module, nn.Conv2d) and wanted.intersection(labels):
-            of_filters = criterion(port.module, channels.behind.get(port.name))          # (C_out,)
+            of_filters = score_of(port.module, channels.behind.get(port.name))           # (C_out,)
             for label, score in zip(labels, _checked(of_filters, port.name, len(labels)), strict=True):
                 scores[label] += score
     return [torch.tensor([scores[label] for label in group.labels], dtype=torch.float64) for group in groups]
 
 
-def _by_name(criterion: str | Criterion) -> Criterion:
-    if callable(criterion):
-        return criterion
-    if not isinstance(criterion, str) or criterion not in CRITERIA:
-        names = ", ".join(f'"{name}"' for name in [*CRITERIA, "random"])
-        hint = f"There are {names}, or a function (conv, bn) -> (C_out,) scores."
-        raise ValueError(f"unknown criterion {criterion!r}.\n  {hint}")
-    return CRITERIA[criterion]
-
-
 def _checked(scores: Tensor, name: str, filters: int) -> list[float]:
-    found = f"a tensor {tuple(scores.shape)}" if isinstance(scores, Tensor) else type(scores).__name__
-    if isinstance(scores, Tensor) and scores.shape == (filters,):
-        if scores.isfinite().all():
-            return scores.detach().double().tolist()
+    if not isinstance(scores, Tensor):
+        found = type(scores).__name__
+    elif scores.shape != (filters,):
+        found = f"a tensor {tuple(scores.shape)}"
+    elif scores.isfinite().all():
+        return scores.detach().double().tolist()
+    else:
         found = "NaN or infinity"
     raise ValueError(
         f"the criterion gave {found} for {name}; asked for {filters} finite scores.\n"

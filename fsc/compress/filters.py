@@ -1,5 +1,6 @@
 """Filter pruning: in every conv remove the filters of the lowest scores, and slice all that reads them."""
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from fsc.arguments import Ratio, check_images, checked_ratio
+from fsc.arguments import Ratio, checked_ratio
 from fsc.compress.channel_groups import EXPECTED, Group, find_groups, why_kept
 from fsc.compress.criteria import Criterion, score_groups
 from fsc.compress.shares import UNUSED, first_reasons, shares_of, tell_what_stays
@@ -61,8 +62,6 @@ def prune_filters(
     [0, 3, 4, 7, 9, 10, 12, 15]
     """
     ratio = checked_ratio(ratio, "filters")
-    if example is not None:
-        check_images(example)
     graph = trace(teacher, example)
     channels = follow_channels(graph)  # every channel has a label; channels of one label stay or go together
     groups = find_groups(channels, coupled=coupled)
@@ -90,25 +89,16 @@ def prunable_layers(
 ) -> dict[str, int]:
     """The convs that `prune_filters` can prune, in order of execution, each with how many filters may go.
 
-    They are a dict, empty where no filter may go.
-
-    Args:
-        teacher: any CNN that `torch.fx` traces; a student, too.
-        coupled: as in `prune_filters`; convs that share channels then stand under the name of the first.
-        example: (N, C, H, W), needed only for nets that take no usual image size.
-
-    Raises:
-        NotTraceable: `torch.fx` cannot follow the net.
+    The dict is empty where no filter may go. Arguments and errors are those of `prune_filters`; coupled convs
+    stand under the name of the first.
 
     >>> fsc.prunable_layers(fsc.load_teacher("resnet20", task))
     {'layer1.0.conv1': 16, 'layer1.1.conv1': 16, ..., 'layer3.2.conv1': 64}
     """
-    if example is not None:
-        check_images(example)
-    counts: dict[str, int] = {}
+    counts = Counter()
     for group in find_groups(follow_channels(trace(teacher, example)), coupled=coupled):
-        counts[group.makers[0]] = counts.get(group.makers[0], 0) + len(group.labels)
-    return counts
+        counts[group.makers[0]] += len(group.labels)
+    return dict(counts)
 
 
 def _losing(groups: list[Group], shares: list[float]) -> list[tuple[Group, int]]:
@@ -119,11 +109,11 @@ def _losing(groups: list[Group], shares: list[float]) -> list[tuple[Group, int]]
         size, name = len(group.labels), group.makers[0]
         count = round(share * size)
         if count == size:
-            own = f', or give this layer its own: ratio={{"{name}": {(size - 1) / size:.4g}, "*": {share:g}}}'
+            own = f'give this layer its own: ratio={{"{name}": {(size - 1) / size:.4g}, "*": {share:g}}}'
             raise ValueError(
                 f"ratio {share:g} leaves {name} with 0 of {size} filters.\n"
                 f"  Every layer (every group of a grouped conv) must keep at least 1 filter.\n"
-                f"  Use a smaller ratio{own if size > 1 else ', or a dict that does not name this layer'}."
+                f"  Use a smaller ratio, or {own if size > 1 else 'a dict that does not name this layer'}."
             )
         if count:
             losing.append((group, count))
@@ -131,10 +121,8 @@ def _losing(groups: list[Group], shares: list[float]) -> list[tuple[Group, int]]
             whole[name] = size
     narrow = ", ".join(f"{name} ({size})" for name, size in whole.items())
     if not losing:
-        raise ValueError(
-            f"this ratio removes nothing: it is less than half a filter in {narrow or 'every layer'}.\n"
-            f"  Use a larger ratio."
-        )
+        found = f"it is less than half a filter in {narrow or 'every layer'}"
+        raise ValueError(f"this ratio removes nothing: {found}.\n  Use a larger ratio.")
     if whole:
         warn(f"less than half a filter to remove, left whole: {narrow}.")
     return losing
@@ -160,20 +148,19 @@ def _slice_exactly(
     fixed = "Its forward counts on fixed numbers of channels; name the layers to prune with ratio={...}."
     found = edited_output(net, example, "without these channels", fixed)
     what = f"the sliced {type(net).__name__} differs from the one with zeroed channels"
-    unseen = "Something in its forward treats channels in a way that fsc does not see."
-    check_same(found, expected, what, unseen)
+    check_same(found, expected, what, "Its forward treats channels in a way that fsc does not see.")
 
 
 def _hide(net: nn.Module, channels: Channels, removed: list[int]) -> Iterator[RemovableHandle]:
     """Hooks of `net`; with them, its modules read zeros in place of the removed channels."""
+
+    def hide(mask: Tensor, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple[Tensor], dict]:
+        x = args[0] if args else kwargs["input"]
+        return (x * mask.to(x),), {}
+
     for port in channels.ports:
         stays = torch.from_numpy(~np.isin(port.labels, removed))
         if port.side == "in" and not stays.all():
             mask = stays.view(-1, 1, 1) if isinstance(port.module, nn.Conv2d) else stays  # (C, 1, 1), (C,)
-            hook = partial(_mask_input, mask)
-            yield net.get_submodule(port.name).register_forward_pre_hook(hook, with_kwargs=True)
-
-
-def _mask_input(mask: Tensor, module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple[Tensor], dict]:
-    x = args[0] if args else kwargs["input"]
-    return (x * mask.to(x),), {}
+            module = net.get_submodule(port.name)
+            yield module.register_forward_pre_hook(partial(hide, mask), with_kwargs=True)

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, fx, nn
 
-from fsc.arguments import Ratio, check_images, checked_ratio
+from fsc.arguments import Ratio, checked_ratio
 from fsc.compress.shares import UNUSED, first_reasons, shares_of, tell_what_stays
-from fsc.graph.tracing import module_of, trace, unused_modules
+from fsc.graph.operations import is_depthwise
+from fsc.graph.tracing import module_of, trace, unused_modules, walk_from
 from fsc.runtime import clone, public, warn
 from fsc.surgery.convs import is_plain
 from fsc.surgery.exactness import NotExact, edited_output, hooked
@@ -59,8 +60,6 @@ def factorize(
     if scheme not in SCHEMES:
         raise ValueError(f"unknown scheme {scheme!r}.\n  There are {', '.join(map(repr, SCHEMES))}.")
     ratio = checked_ratio(ratio, "parameters")
-    if example is not None:
-        check_images(example)
     graph = trace(teacher, example)
     called = {node.target: module_of(graph, node) for node in graph.graph.nodes if node.op == "call_module"}
     convs = {name: module for name, module in called.items() if isinstance(module, nn.Conv2d)}
@@ -100,8 +99,7 @@ def _why_whole(
         elif names[id(conv)] > 1 or any(owners[id(p)] > 1 for p in conv.parameters()) or name in read:
             reasons[name] = "it shares its weights, or the forward reads them elsewhere too"
         elif conv.groups > 1:
-            depthwise = conv.groups == conv.in_channels
-            reasons[name] = "it is depthwise" if depthwise else f"it has {conv.groups} groups"
+            reasons[name] = "it is depthwise" if is_depthwise(conv) else f"it has {conv.groups} groups"
         elif scheme != "svd" and conv.kernel_size == (1, 1):
             reasons[name] = f'it is 1x1, where scheme "{scheme}" saves nothing'
         elif split_params(conv, scheme, 1) >= _params(conv):
@@ -113,18 +111,10 @@ def _why_whole(
 
 def _reading_images(graph: fx.GraphModule) -> set[str]:
     """The convs with no conv and no linear layer between the images and them."""
-    images: set[fx.Node] = set()  # the images, and what is computed from them before the first such layer
-    found = set()
-    for node in graph.graph.nodes:
-        if node.op == "placeholder":
-            images.add(node)
-        elif images.intersection(node.all_input_nodes):
-            module = module_of(graph, node)
-            if isinstance(module, nn.Conv2d):
-                found.add(node.target)
-            elif not isinstance(module, nn.Linear):
-                images.add(node)
-    return found
+    layers = {node for node in graph.graph.nodes if isinstance(module_of(graph, node), nn.Conv2d | nn.Linear)}
+    images = [node for node in graph.graph.nodes if node.op == "placeholder"]
+    reached = walk_from(images, lambda node: [] if node in layers else node.users)
+    return {node.target for node in reached if isinstance(module_of(graph, node), nn.Conv2d)}
 
 
 def _shares(
@@ -162,20 +152,15 @@ def _check_runs(student: nn.Module, splits: Mapping, example: Tensor) -> None:
     with hooked(pair.register_forward_hook(lambda pair, *_: called.add(pair)) for pair in pairs.values()):
         edited_output(student, example, "with two convs in the place of one", hint)
     if missed := ", ".join(name for name, pair in pairs.items() if pair not in called):
-        raise NotExact(
-            f"the forward of {type(student).__name__} does not call what stands at {missed}.\n"
-            f"  It keeps the conv in another place too; leave it out with ratio={{...}}."
-        )
+        found = f"the forward of {type(student).__name__} does not call what stands at {missed}"
+        raise NotExact(f"{found}.\n  It keeps the conv elsewhere too; leave it out with ratio={{...}}.")
 
 
 def _tell_what_is_large(
     convs: Mapping[str, nn.Conv2d], shares: Mapping[str, float], splits: Mapping[str, Mapping]
 ) -> None:
     """Warn of the convs whose two keep more parameters than asked for."""
-    large = []
-    for name, share in shares.items():
-        left = split_params(convs[name], **splits[name]) / _params(convs[name])
-        if left > 1 - share + 1e-9:
-            large.append(f"{name} ({1 - left:.2g})")
+    gone = {name: 1 - split_params(convs[name], **splits[name]) / _params(convs[name]) for name in shares}
+    large = [f"{name} ({gone[name]:.2g})" for name, share in shares.items() if gone[name] < share - 1e-9]
     if large:
         warn(f"rank 1 removes less than asked for: {', '.join(large)}.")

@@ -23,13 +23,6 @@ def filters_to_prune(teacher: nn.Module, ratio: float, example: Tensor) -> float
     3/8, 5/8 and 3/4; beyond 3/4 its second layer would be empty. So it has four different students, and the
     middles between the edges, 3/16, 5/16, 1/2 and 11/16, make one each. Bisection finds the nearest of them.
 
-    Args:
-        ratio: share of the MACs of one image, inside (0, 1).
-        example: (N, C, H, W), an input of the network.
-
-    Raises:
-        ValueError: no filter of this network can go.
-
     >>> filters_to_prune(teacher, 0.5, task.example)
     0.515625
     """
@@ -58,9 +51,6 @@ def blocks_to_drop(teacher: nn.Module, ratio: float, example: Tensor) -> int:
 
     It counts with the mean MACs of the blocks that can be dropped. `practise` chooses which ones go; where
     they differ in MACs, the share that is really removed depends on that choice.
-
-    Raises:
-        ValueError: no block of this network can be dropped.
     """
     names = droppable_blocks(teacher, example=example)
     macs = cost(teacher, example).macs

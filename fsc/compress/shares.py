@@ -1,4 +1,4 @@
-"""How much to remove from each layer, as the user gave it by name; and which layers stay whole, and why."""
+"""The share to remove from each layer, as the user gave it by name; the layers that stay, and why."""
 
 from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
@@ -20,9 +20,6 @@ def shares_of(
         layers: the layers that can be made smaller; each has one name, or those of all convs of a group.
         reasons: module -> why it cannot be made smaller.
         done: for errors, what happens to the layers: "pruned".
-
-    Raises:
-        ValueError: a name of no such layer, with the reason or with similar names; two shares for one layer.
     """
     if not isinstance(ratio, Mapping):
         return [ratio] * len(layers)
@@ -42,10 +39,8 @@ def shares_of(
     for names in layers:
         given = {name: ratio[name] for name in names if name in ratio}
         if len(set(given.values())) > 1:
-            raise ValueError(
-                f"{' and '.join(given)} share their channels but were given different ratios: {given}.\n"
-                f"  Give a ratio to one of them only."
-            )
+            both = f"{' and '.join(given)} share their channels but were given different ratios: {given}"
+            raise ValueError(f"{both}.\n  Give a ratio to one of them only.")
         shares.append(next(iter(given.values()), ratio.get("*", 0.0)))
     return shares
 

@@ -1,36 +1,29 @@
 """A network's backbone: the part up to the feature that its head reads, found by rule in the graph."""
 
-import difflib
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from fsc.arguments import near
 from fsc.graph.tracing import module_of, trace
 
-_POOLING_MODULES = nn.AdaptiveAvgPool2d | nn.AvgPool2d | nn.AdaptiveMaxPool2d
-_POOLINGS = {
+_POOLINGS = (
+    nn.AdaptiveAvgPool2d, nn.AvgPool2d, nn.AdaptiveMaxPool2d,
     F.adaptive_avg_pool2d, F.avg_pool2d, F.adaptive_max_pool2d, torch.mean, torch.amax, "mean", "amax",
-}  # fmt: skip
-_CONVS = {F.conv2d, torch.conv2d}
+)  # fmt: skip
+_CONVS = (nn.modules.conv._ConvNd, F.conv2d, torch.conv2d)
 
 
 @dataclass(frozen=True)
 class Backbone:
-    """A network up to one of its tensors, the feature.
+    """A network up to one of its tensors, the feature."""
 
-    Attributes:
-        body: images -> feature; its modules and parameters are the network's own, not copies.
-        name: the module or operation that makes the feature.
-        shape: the feature's shape for one image: (1, C, H, W), or (1, C) if it was pooled.
-        head_names: names in the network's state_dict of everything that is used only after the feature.
-    """
-
-    body: fx.GraphModule
-    name: str
-    shape: tuple[int, ...]
-    head_names: tuple[str, ...]
+    body: fx.GraphModule  # images -> feature; its modules and parameters are the network's own, not copies
+    name: str  # of the module or operation that makes the feature
+    shape: tuple[int, ...]  # the feature's shape for one image: (1, C, H, W), or (1, C) if it was pooled
+    head_names: tuple[str, ...]  # what the state_dict has that is used only after the feature
 
 
 def cut_backbone(net: nn.Module, example: Tensor, feature: str | None = None) -> Backbone:
@@ -49,10 +42,8 @@ def cut_backbone(net: nn.Module, example: Tensor, feature: str | None = None) ->
         ValueError: no feature can be told apart from a head, or no module has this name; lists names.
     """
     graph = trace(net, example)
-    if feature is None:
-        node = _input_of_head(net, graph)
-    elif feature == "after":
-        node = _pooled(net, graph)
+    if feature in (None, "after"):
+        node = _read_by_head(net, graph, feature)
     else:
         node = _output_of(net, graph, feature)
     body = _part_up_to(net, graph, node)
@@ -61,28 +52,23 @@ def cut_backbone(net: nn.Module, example: Tensor, feature: str | None = None) ->
     return Backbone(body, _label(node), node.meta["shape"], head)
 
 
-def _input_of_head(net: nn.Module, graph: fx.GraphModule) -> fx.Node:
+def _read_by_head(net: nn.Module, graph: fx.GraphModule, feature: str | None) -> fx.Node:
+    """The input of the last global pooling, or its output for "after"; without pooling the last map."""
     pooling, last = _pooling_and_last_map(graph)
     if pooling is not None:
-        return _input_of(pooling)
-    if last is None or any(user.op == "output" for user in last.users):
+        return pooling if feature == "after" else pooling.all_input_nodes[0]
+    kind = type(net).__name__
+    if feature == "after":
+        problem = f'feature="after" asks for what comes out of global pooling; this {kind} has none'
+    elif last is None or any(user.op == "output" for user in last.users):
         ends = f"it ends in {_label(last)}, still (N, C, H, W)" if last else "it makes no tensor (N, C, H, W)"
-        raise ValueError(
-            f"where does the head of this {type(net).__name__} begin? It has no global pooling, and {ends}.\n"
-            f"  Name the module whose output is to be mimicked: feature={_example_of(graph)}."
-        )
-    return last
-
-
-def _pooled(net: nn.Module, graph: fx.GraphModule) -> fx.Node:
-    pooling, _ = _pooling_and_last_map(graph)
-    if pooling is None:
-        kind = type(net).__name__
-        raise ValueError(
-            f'feature="after" asks for what comes out of global pooling; this {kind} has none.\n'
-            f"  Name the module whose output is to be mimicked: feature={_example_of(graph)}."
-        )
-    return pooling
+        problem = f"where does the head of this {kind} begin? It has no global pooling, and {ends}"
+    else:
+        return last
+    called = [node for node in graph.graph.nodes if node.op == "call_module"]
+    maps = [node.target for node in called if len(node.meta.get("shape", ())) == 4]
+    name = maps[-1] if maps else "layer4"
+    raise ValueError(f'{problem}.\n  Name the module whose output is to be mimicked: feature="{name}".')
 
 
 def _pooling_and_last_map(graph: fx.GraphModule) -> tuple[fx.Node | None, fx.Node | None]:
@@ -102,25 +88,24 @@ def _pooling_and_last_map(graph: fx.GraphModule) -> tuple[fx.Node | None, fx.Nod
 
 
 def _is_global_pooling(graph: fx.GraphModule, node: fx.Node) -> bool:
-    """A pooling from (N, C, H, W) to (N, C) or (N, C, 1, 1)."""
-    if not (isinstance(module_of(graph, node), _POOLING_MODULES) or _calls_one_of(node, _POOLINGS)):
+    """True for a pooling from (N, C, H, W) to (N, C) or (N, C, 1, 1)."""
+    if not _computes(graph, node, _POOLINGS):
         return False
-    before, after = _input_of(node).meta.get("shape", ()), node.meta.get("shape")
+    before, after = node.all_input_nodes[0].meta.get("shape", ()), node.meta.get("shape")
     return len(before) == 4 and after in (before[:2], (*before[:2], 1, 1))
 
 
 def _is_wide_conv(graph: fx.GraphModule, node: fx.Node) -> bool:
-    """A conv of maps. A conv of single pixels is a linear layer, as heads and gates have it."""
-    conv = isinstance(module_of(graph, node), nn.modules.conv._ConvNd) or _calls_one_of(node, _CONVS)
-    return conv and _input_of(node).meta["shape"][2:] != (1, 1)
+    """True for a conv of maps. A conv of single pixels is a linear layer, as heads and gates have it."""
+    return _computes(graph, node, _CONVS) and node.all_input_nodes[0].meta["shape"][2:] != (1, 1)
 
 
-def _calls_one_of(node: fx.Node, functions: set) -> bool:
-    return node.op in ("call_function", "call_method") and node.target in functions
-
-
-def _input_of(node: fx.Node) -> fx.Node:
-    return node.all_input_nodes[0]
+def _computes(graph: fx.GraphModule, node: fx.Node, operations: tuple) -> bool:
+    """True if the node calls one of these functions, methods or kinds of modules."""
+    if node.op == "call_module":
+        kinds = tuple(kind for kind in operations if isinstance(kind, type))
+        return isinstance(module_of(graph, node), kinds)
+    return node.op in ("call_function", "call_method") and node.target in operations
 
 
 def _output_of(net: nn.Module, graph: fx.GraphModule, feature: str) -> fx.Node:
@@ -130,11 +115,11 @@ def _output_of(net: nn.Module, graph: fx.GraphModule, feature: str) -> fx.Node:
     if leaving:
         return leaving[-1]
     names = [name for name, _ in net.named_modules() if name]
-    near = difflib.get_close_matches(feature, names, n=3) or names[-5:]
     found = "is not used in its forward" if feature in names else "does not exist"
+    hint = near(feature, names) or f"Its last modules: {', '.join(names[-5:])}"
     raise ValueError(
         f'feature="{feature}" of this {type(net).__name__} {found}.\n'
-        f"  Name a module whose output is to be mimicked: {', '.join(near)}; or leave feature out."
+        f"  {hint}. Name one whose output is to be mimicked, or leave feature out."
     )
 
 
@@ -150,13 +135,6 @@ def _label(node: fx.Node) -> str:
     if node.op == "call_module":
         return around[-1]
     return f"{node.name} in {around[-1]}" if around else node.name
-
-
-def _example_of(graph: fx.GraphModule) -> str:
-    """The last module that makes an (N, C, H, W), as an example of a name."""
-    called = [node for node in graph.graph.nodes if node.op == "call_module"]
-    maps = [node.target for node in called if len(node.meta.get("shape", ())) == 4]
-    return f'"{maps[-1]}"' if maps else '"layer4"'
 
 
 def _part_up_to(net: nn.Module, graph: fx.GraphModule, feature: fx.Node) -> fx.GraphModule:

@@ -7,27 +7,22 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ChannelAxis:
-    """The channels of one tensor: one label per position along its axis `axis`."""
+    """The channels of one tensor: one label per position along `axis`."""
 
     labels: np.ndarray
     axis: int = 1
 
 
 class Labels:
-    """All labels of a network, in sets of equal ones (union-find).
-
-    Attributes:
-        pinned: label -> why its channel must stay.
-        joined: labels in a sum, in a concatenation or before a Linear: they belong to more than one block.
-    """
+    """All labels of a network, in sets of equal ones (union-find)."""
 
     def __init__(self):
-        self.pinned: dict[int, str] = {}
-        self.joined: set[int] = set()
+        self.pinned: dict[int, str] = {}  # label -> why its channel must stay
+        self.joined: set[int] = set()  # in a sum, a concatenation or before a Linear: not of one block alone
         self._parent: list[int] = []  # a label that is its own parent stands for its whole set
 
     def new(self, count: int, axis: int = 1) -> ChannelAxis:
-        """So many channels with labels that nothing else has."""
+        """`count` channels with labels that nothing else has."""
         start = len(self._parent)
         self._parent.extend(range(start, start + count))
         return ChannelAxis(np.arange(start, start + count), axis)
@@ -38,13 +33,15 @@ class Labels:
             x, y = self._root(x), self._root(y)
             self._parent[max(x, y)] = min(x, y)
 
-    def pin(self, channels: ChannelAxis, why: str) -> None:
+    def pin(self, why: str, *tensors: ChannelAxis) -> None:
         """These channels must stay. The first reason given for a label is the one that is kept."""
-        for label in channels.labels.tolist():
-            self.pinned.setdefault(label, why)
+        for channels in tensors:
+            for label in channels.labels.tolist():
+                self.pinned.setdefault(label, why)
 
-    def join(self, channels: ChannelAxis) -> None:
-        self.joined.update(channels.labels.tolist())
+    def join(self, *tensors: ChannelAxis) -> None:
+        for channels in tensors:
+            self.joined.update(channels.labels.tolist())
 
     def roots(self) -> np.ndarray:
         """(labels made,) the label that stands for the set of each."""

@@ -20,18 +20,12 @@ from fsc.graph.channel_labels import ChannelAxis, Labels
 
 @dataclass(frozen=True)
 class Call:
-    """One operation of the graph as its rule sees it.
-
-    Attributes:
-        module: the module that the operation calls, or None.
-        known: node -> the channels of its tensor, for all nodes so far.
-        labels: a rule makes new labels here, unites them, pins them and joins them.
-    """
+    """One operation of the graph as its rule sees it."""
 
     node: fx.Node
-    module: nn.Module | None
-    known: dict[fx.Node, ChannelAxis]
-    labels: Labels
+    module: nn.Module | None  # the module that the operation calls
+    known: dict[fx.Node, ChannelAxis]  # the channels of the tensors of all nodes so far
+    labels: Labels  # a rule makes new labels here, unites them, pins them and joins them
 
     @property
     def inputs(self) -> list[ChannelAxis]:
@@ -115,13 +109,12 @@ def _pointwise(call: Call, *, joins: bool) -> ChannelAxis | None:
     if a.axis != b.axis:
         return None
     if joins:
-        call.labels.join(a)
-        call.labels.join(b)
+        call.labels.join(a, b)
     if len(a.labels) == len(b.labels):
         call.labels.unite(a, b)
         return a
     narrow, wide = sorted((a, b), key=lambda channels: len(channels.labels))
-    call.labels.pin(narrow, f"{call} spreads it over all channels")
+    call.labels.pin(f"{call} spreads it over all channels", narrow)
     return wide
 
 
@@ -133,18 +126,17 @@ def concatenate(call: Call) -> ChannelAxis | None:
     channels = [call.known[part] for part in parts]
     if any(part.axis != axis for part in channels):
         return None
-    for part in channels:
-        call.labels.join(part)
+    call.labels.join(*channels)
     return ChannelAxis(np.concatenate([part.labels for part in channels]), axis)
 
 
 def reshape(call: Call) -> ChannelAxis | None:
     """(N, C, ...) to (N, C, ...) keeps the labels; (N, C, H, W) to (N, C H W) repeats each H W times."""
-    if len(call.inputs) != 1:
+    into = same_in_maps(call)
+    if into is None:
         return None
-    (into,) = call.inputs
     before, after = call.argument(0, "input").meta["shape"], call.node.meta["shape"]
-    if into.axis != 1 or len(after) < 2 or before[0] != after[0]:
+    if len(after) < 2 or before[0] != after[0]:
         return None
     if after[1] == before[1]:
         return into
@@ -157,10 +149,8 @@ def reduce(call: Call) -> ChannelAxis | None:
     if axes is None:
         return None
     axes = {axis % call.rank for axis in (axes if isinstance(axes, tuple | list) else (axes,))}
-    if into.axis in axes:
-        return None
     gone = 0 if call.argument(2, "keepdim", False) else sum(axis < into.axis for axis in axes)
-    return ChannelAxis(into.labels, into.axis - gone)
+    return None if into.axis in axes else ChannelAxis(into.labels, into.axis - gone)
 
 
 def permute(call: Call) -> ChannelAxis | None:

@@ -1,4 +1,4 @@
-"""Which channels of a network must stay or go together: every channel of every tensor gets a label.
+"""The channels of a network that must stay or go together: every channel of every tensor gets a label.
 
 Two channels with the same label can only be removed together. A dense conv makes new labels. BatchNorm,
 activations, pooling and depthwise convs hand on the labels that they read. A sum, or a product with a gate,
@@ -51,19 +51,12 @@ class Port:
 
 @dataclass
 class Channels:
-    """The labels of a whole network.
+    """The labels of a whole network; `pinned` and `joined` are as in `Labels`."""
 
-    Attributes:
-        ports: every side of every module that must be sliced when a label goes, in the order of execution.
-        pinned: label -> why it must stay.
-        joined: labels in a sum, in a concatenation or before a Linear: they belong to more than one block.
-        behind: conv -> the BatchNorm that reads it.
-    """
-
-    ports: list[Port] = field(default_factory=list)
+    ports: list[Port] = field(default_factory=list)  # what is sliced when labels go, in order of execution
     pinned: dict[int, str] = field(default_factory=dict)
     joined: set[int] = field(default_factory=set)
-    behind: dict[str, nn.Module] = field(default_factory=dict)
+    behind: dict[str, nn.Module] = field(default_factory=dict)  # conv -> the BatchNorm that reads it
 
 
 def follow_channels(graph: fx.GraphModule) -> Channels:
@@ -101,8 +94,7 @@ class _Follower:
         call = Call(node, module_of(self.graph, node), self.known, self.labels)
         shape = node.meta.get("shape")
         if node.op == "output":
-            for channels in call.inputs:
-                self.labels.pin(channels, OUTPUT)
+            self.labels.pin(OUTPUT, *call.inputs)
         elif node.op == "placeholder":
             if shape is not None:  # an option left at its default is no tensor
                 self.known[node] = self.new_pinned(shape, 1, "it is the network's input")
@@ -120,12 +112,11 @@ class _Follower:
 
     def new_pinned(self, shape: tuple[int, ...], axis: int, why: str) -> ChannelAxis:
         channels = self.labels.new(shape[axis] if len(shape) > axis else 1, axis)
-        self.labels.pin(channels, why)
+        self.labels.pin(why, channels)
         return channels
 
     def refuse(self, call: Call) -> None:
-        for channels in call.inputs:
-            self.labels.pin(channels, f"{call} does not treat channels one by one")
+        self.labels.pin(f"{call} does not treat channels one by one", *call.inputs)
 
     def result_of(self, call: Call) -> ChannelAxis | None:
         """The channels of the result, by rule; None where they cannot be followed."""
@@ -144,22 +135,22 @@ class _Follower:
             if before.op == "call_module":
                 self.found.behind.setdefault(before.target, module)
         if why := self.why_uncut(name, module):
-            self.labels.pin(into, why)
-            self.labels.pin(out, why)
+            self.labels.pin(why, into, out)
         if name in self.first_call:  # all calls of a module must agree
             first_into, first_out = self.first_call[name]
             self.labels.unite(first_into, into)
             self.labels.unite(first_out, out)
             return replace(out, labels=first_out.labels)
         self.first_call[name] = into, out
-        if not isinstance(module, _BatchNorm):
+        layer = not isinstance(module, _BatchNorm)
+        if layer:
             self.found.ports.append(Port(name, module, "in", into.labels))
-        makes = not isinstance(module, _BatchNorm) and not is_depthwise(module)
+        makes = layer and not is_depthwise(module)
         self.found.ports.append(Port(name, module, "out", out.labels, makes))
         return out
 
     def why_uncut(self, name: str, module: nn.Module) -> str | None:
-        """Why this module's own weights cannot be sliced; None if they can."""
+        """The reason why this module's own weights cannot be sliced; None if they can."""
         if "weight" not in module._parameters:
             return f"{name} computes its weight anew in each pass (a parametrization or mask)"
         owners = [owner for parameter in module.parameters() for owner in self.owners[id(parameter)]]

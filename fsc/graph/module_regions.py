@@ -15,25 +15,18 @@ _LINEAR = {F.conv2d, torch.conv2d, F.linear, torch.matmul, torch.bmm, "matmul", 
 
 @dataclass
 class Region:
-    """The nodes that one module's forward makes.
-
-    Attributes:
-        nodes: in the order of execution.
-        calls: how many times the net calls the module.
-        reads: nodes outside that it reads.
-        leaves: its own nodes that are read outside.
-    """
+    """The nodes that one module's forward makes."""
 
     name: str
-    nodes: list[fx.Node] = field(default_factory=list)
-    calls: int = 0
-    reads: list[fx.Node] = field(default_factory=list)
-    leaves: list[fx.Node] = field(default_factory=list)
+    nodes: list[fx.Node] = field(default_factory=list)  # in the order of execution
+    calls: set[str] = field(default_factory=set)  # one key per call: the second call of "act" has "act@1"
+    reads: list[fx.Node] = field(default_factory=list)  # nodes outside that it reads
+    leaves: list[fx.Node] = field(default_factory=list)  # its own nodes that are read outside
 
     def why_not(self) -> str | None:
         """The reason why `nn.Identity` cannot replace the module; None if it can."""
-        if self.calls != 1:
-            return f"the forward calls it {self.calls} times, each time on something else"
+        if len(self.calls) != 1:
+            return f"the forward calls it {len(self.calls)} times, each time on something else"
         if len(self.reads) != 1:
             return f"it reads {len(self.reads)} things from outside: {_names(self.reads)}"
         if len(self.leaves) != 1:
@@ -47,23 +40,22 @@ class Region:
 def regions(graph: fx.GraphModule) -> dict[str, Region]:
     """The region of every module, except the net itself, whose forward makes a node of this graph."""
     found: dict[str, Region] = {}
-    keys: dict[str, set[str]] = {}
     for node in graph.graph.nodes:
         for key, (name, _) in node.meta.get("nn_module_stack", {}).items():
             if name:
-                found.setdefault(name, Region(name)).nodes.append(node)
-                keys.setdefault(name, set()).add(key)  # the second call of "act" has the key "act@1"
-    for name, region in found.items():
+                region = found.setdefault(name, Region(name))
+                region.nodes.append(node)
+                region.calls.add(key)
+    for region in found.values():
         inside = set(region.nodes)
         read = [n for node in region.nodes for n in node.all_input_nodes if n not in inside]
         region.reads = list(dict.fromkeys(read))
         region.leaves = [node for node in region.nodes if any(user not in inside for user in node.users)]
-        region.calls = len(keys[name])
     return found
 
 
 def has_shortcut(graph: fx.GraphModule, region: Region) -> bool:
-    """Whether the region's input reaches its output through an add and through no conv, Linear or product."""
+    """True if the region's input reaches its output through an add and through no conv, Linear or product."""
     inside = set(region.nodes)
 
     def onward(node: fx.Node, added: bool) -> Iterator[tuple[fx.Node, bool]]:

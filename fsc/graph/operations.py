@@ -32,14 +32,10 @@ SHAPE_READS = {"size", "dim", getattr}
 
 
 def hands_channels_on(module: nn.Module, axis: int) -> bool:
-    """Whether each channel that leaves the module depends on the same channel of its input alone.
-
-    Args:
-        axis: the axis of the tensor on which the channels lie.
-    """
+    """True if each channel that leaves the module depends on one of its input alone; they lie on `axis`."""
     return isinstance(module, ELEMENTWISE_MODULES) or (isinstance(module, SPATIAL_MODULES) and axis == 1)
 
 
 def is_depthwise(module: nn.Module) -> bool:
-    """Whether the module is a conv with one group for each input channel."""
+    """True for a conv with one group for each input channel."""
     return isinstance(module, nn.Conv2d) and module.groups > 1 and module.groups == module.in_channels

@@ -12,18 +12,13 @@ class Stepwise:
 
     A tensor is kept until its last reader has run, and no longer. So all images of a deep network fit into
     memory wherever the features of a few layers do.
-
-    Attributes:
-        graph: the network.
-        nodes, place: its nodes in the order of execution, and node -> its position in that order.
-        values: for each chunk the tensors that are alive, by node.
     """
 
     def __init__(self, graph: fx.GraphModule, chunks: Sequence[Tensor | None]):
         self.graph = graph
-        self.nodes = list(graph.graph.nodes)
+        self.nodes = list(graph.graph.nodes)  # in the order of execution
         self.place = {node: i for i, node in enumerate(self.nodes)}
-        self.values: list[dict[fx.Node, Any]] = [{} for _ in chunks]
+        self.values: list[dict[fx.Node, Any]] = [{} for _ in chunks]  # the tensors that are alive, by node
         self._last_use = {node: max(map(self.place.get, node.users), default=-1) for node in self.nodes}
         self._at = [0] * len(chunks)
         self._images = list(chunks)
@@ -31,14 +26,12 @@ class Stepwise:
 
     @property
     def output(self) -> fx.Node:
-        """The node that makes what the network returns."""
         return self.nodes[-1].all_input_nodes[0]
 
     def advance(self, chunk: int, stop: int, keep: set[fx.Node] = frozenset()) -> dict[fx.Node, Any]:
         """Run one chunk up to the node at place `stop`, without that node; return the tensors alive there.
 
-        Args:
-            keep: nodes whose tensors outlive their last reader, until the next call.
+        The tensors of the nodes in `keep` outlive their last reader, until the next call.
         """
         values = self.values[chunk]
         for node in [n for n in values if self._last_use[n] < self._at[chunk] and n not in keep]:
@@ -83,6 +76,6 @@ class Stepwise:
             if node.args:  # an optional argument of the forward keeps its default
                 return node.args[0]
             images, self._images[chunk] = self._images[chunk], None
-            return images.clone()  # a network that normalises its input in place must not change the caller's images
+            return images.clone()  # a network may work in place, and these are the caller's images
         self._interpreter.env = self.values[chunk]
         return self._interpreter.run_node(node)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, fx, nn
 
+from fsc.arguments import check_images
 from fsc.runtime import device_of, evaluating
 
 Step = TypeVar("Step")
@@ -36,14 +37,16 @@ def trace(net: nn.Module, example: Tensor | None = None) -> fx.GraphModule:
 
     Raises:
         NotTraceable: control flow that depends on values, several inputs, or no image size that fits.
+        TypeError, ValueError: the net is no module, or the example is no batch of normalised images.
     """
     if not isinstance(net, nn.Module):
         found = type(net).__name__ if not isinstance(net, type) else f"the class {net.__name__}"
         raise TypeError(f"asked for a network, got {found}.\n  Pass an nn.Module, as load_teacher gives.")
+    inputs = None if example is None else [check_images(example)[:1]]
+    refusals = []
     with evaluating(net):
         graph = _trace(net)
-        refusals = []
-        for x in _usual_images(net, graph) if example is None else [example[:1]]:
+        for x in inputs or _usual_images(net, graph):
             try:
                 with torch.no_grad():
                     _Shapes(graph).run(x.to(device_of(net)))
@@ -64,10 +67,7 @@ def module_of(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
 
 
 def walk_from(starts: Iterable[Step], onward: Callable[[Step], Iterable[Step]]) -> Iterator[Step]:
-    """Every node that can be reached from `starts`, once each, the nearest first (breadth-first search).
-
-    Args:
-        onward: node -> the nodes to go on to from there; an empty list where the walk ends.
+    """Every node that can be reached from `starts` by `onward`, once each, the nearest first.
 
     >>> any(node.op == "output" for node in walk_from([conv], lambda node: node.users))
     True
@@ -85,20 +85,19 @@ def unused_modules(net: nn.Module, graph: fx.GraphModule) -> list[str]:
     """Modules with parameters of their own that no node of the graph uses, such as heads for training."""
     called = {node.target for node in graph.graph.nodes if node.op == "call_module"}
     read = {node.target.rpartition(".")[0] for node in graph.graph.nodes if node.op == "get_attr"}
-    used = (called | read) - {""}
-    return [
-        name for name, module in net.named_modules()
-        if next(module.parameters(recurse=False), None) is not None
-        and not any(name == other or name.startswith(f"{other}.") for other in used)
-    ]
+    used = tuple(f"{name}." for name in called | read if name)
+    owners = [name for name, module in net.named_modules() if [*module.parameters(recurse=False)]]
+    return [name for name in owners if not f"{name}.".startswith(used)]
 
 
 def _trace(net: nn.Module) -> fx.GraphModule:
     tracer = _Tracer()
     before = [(module, dict(vars(module))) for module in net.modules()]
     try:
+        parameters = list(inspect.signature(net.forward).parameters.values())
+        options = {p.name: p.default for p in parameters[1:] if p.default is not p.empty}
         with _ONE_AT_A_TIME:
-            graph = tracer.trace(net, _options(net))
+            graph = tracer.trace(net, options or None)  # optional arguments stay at their defaults
         _check_ends(net, graph)
         return fx.GraphModule(net, graph)
     except NotTraceable:
@@ -117,27 +116,17 @@ def _trace(net: nn.Module) -> fx.GraphModule:
             vars(module).update(attributes)
 
 
-def _options(net: nn.Module) -> dict[str, Any] | None:
-    """The optional arguments of the network's forward after the first; they stay at their defaults."""
-    parameters = list(inspect.signature(net.forward).parameters.values())
-    return {p.name: p.default for p in parameters[1:] if p.default is not p.empty} or None
-
-
 def _check_ends(net: nn.Module, graph: fx.Graph) -> None:
     inputs = [node for node in graph.nodes if node.op == "placeholder" and not node.args]
     if len(inputs) != 1:
         names = ", ".join(node.name for node in inputs) or "none"
-        raise NotTraceable(
-            f"{type(net).__name__} takes {len(inputs)} inputs ({names}); asked for one, a batch of images.\n"
-            f"  Wrap it in a module whose forward takes the images alone."
-        )
+        found = f"{type(net).__name__} takes {len(inputs)} inputs ({names}); asked for one, a batch of images"
+        raise NotTraceable(f"{found}.\n  Wrap it in a module whose forward takes the images alone.")
     (output,) = (node for node in graph.nodes if node.op == "output")
     if not isinstance(output.args[0], fx.Node):
         kind = "a dict" if isinstance(output.args[0], dict) else "several things"
-        raise NotTraceable(
-            f"{type(net).__name__} returns {kind}; fsc needs one tensor of class scores.\n"
-            f"  Wrap it in a module that returns that tensor alone."
-        )
+        found = f"{type(net).__name__} returns {kind}; fsc needs one tensor of class scores"
+        raise NotTraceable(f"{found}.\n  Wrap it in a module that returns that tensor alone.")
 
 
 def _usual_images(net: nn.Module, graph: fx.GraphModule) -> list[Tensor]:
@@ -145,10 +134,8 @@ def _usual_images(net: nn.Module, graph: fx.GraphModule) -> list[Tensor]:
     called = (module_of(graph, node) for node in graph.graph.nodes)
     first = next((module for module in called if isinstance(module, nn.Conv2d)), None)
     if first is None:
-        raise NotTraceable(
-            f"{type(net).__name__} calls no Conv2d, so the number of channels of its images is unknown.\n"
-            f"  Give example=, a batch of images that the net takes."
-        )
+        found = f"{type(net).__name__} calls no Conv2d, so the number of channels of its images is unknown"
+        raise NotTraceable(f"{found}.\n  Give example=, a batch of images that the net takes.")
     rng, c_in, dtype = torch.Generator().manual_seed(0), first.in_channels, first.weight.dtype
     return [torch.randn(1, c_in, side, side, generator=rng).to(dtype) for side in SIZES]
 
@@ -165,16 +152,13 @@ def _first_line(err: Exception) -> str:
 
 
 class _Tracer(fx.Tracer):
-    """Remembers the innermost module whose forward was being traced when something went wrong.
-
-    While fx traces, it patches `nn.Module` for the whole process. Calls of other threads go on as ever.
-    """
+    """Remembers the innermost module whose forward was being traced when something went wrong."""
 
     where: str | None = None
 
     def __init__(self):
         super().__init__()
-        self.thread = threading.get_ident()
+        self.thread = threading.get_ident()  # fx patches nn.Module for all threads; the others go on as ever
 
     def is_leaf_module(self, module: nn.Module, name: str) -> bool:
         # Also subclasses, such as those of timm, that do not have a forward of their own.
@@ -198,10 +182,7 @@ class _Tracer(fx.Tracer):
 
 
 class _Shapes(fx.Interpreter):
-    """Runs the graph once and writes down the shapes.
-
-    torch's own ShapeProp prints a traceback for every image size that does not fit.
-    """
+    """Writes down the shapes. torch's ShapeProp would print a traceback for every size that does not fit."""
 
     def run_node(self, node: fx.Node) -> Any:
         result = super().run_node(node)

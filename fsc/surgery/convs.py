@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 def is_plain(conv: nn.Module) -> bool:
-    """Whether the module computes what a Conv2d of torch.nn does; other subclasses cannot be rewritten."""
+    """True if the module computes what a Conv2d of torch.nn does; other subclasses cannot be rewritten."""
     return isinstance(conv, nn.Conv2d) and all(
         getattr(type(conv), name) is getattr(nn.Conv2d, name) for name in ("forward", "_conv_forward")
     )

@@ -15,23 +15,20 @@ class NotExact(ValueError):
 
 
 def expected_output(net: nn.Module, example: Tensor) -> Tensor:
-    """The output on the example that an edited network must reproduce; `net` is the network before the edit.
-
-    Hooks on `net` may already do what the edit will do, see `hooked`.
+    """The output that the edited network must reproduce; hooks on `net` may do what the edit will do.
 
     Raises:
         ValueError: the output holds NaN or infinity, so nothing can be compared with it.
 
     Warns when all outputs are 0: then every edit looks exact.
     """
-    output = _run(net, example)
+    output, kind = _run(net, example), type(net).__name__
     if not torch.isfinite(output).all():
         raise ValueError(
-            f"on a random image the outputs of {type(net).__name__} are not finite.\n"
+            f"on a random image the outputs of {kind} are not finite.\n"
             "  Look for NaN or infinity in its weights and BatchNorm statistics: did its training diverge?"
         )
     if not output.any():
-        kind = type(net).__name__
         warn(f"all outputs of {kind} are 0 (an untrained head?), so the edit could not be checked.")
     return output
 
@@ -39,12 +36,8 @@ def expected_output(net: nn.Module, example: Tensor) -> Tensor:
 def edited_output(net: nn.Module, example: Tensor, edit: str, hint: str) -> Tensor:
     """The output of the edited network on the example.
 
-    Args:
-        edit: for the error, after "does not run": "without these channels".
-        hint: for the error, a last line that says what to do.
-
     Raises:
-        NotExact: the forward does not run any more; says why.
+        NotExact: "ResNet does not run {edit}: {why}", then the hint, which says what to do.
     """
     try:
         return _run(net, example)
@@ -56,9 +49,7 @@ def check_same(found: Tensor, expected: Tensor, what: str, hint: str, tolerance:
     """Refuse an edit if the two outputs differ by more than rounding.
 
     Args:
-        found, expected: of `edited_output` and of `expected_output`.
-        what: the error's first sentence: "the sliced ResNet differs from the one with zeroed channels".
-        hint: the error's last line: the likely cause, or what to do.
+        what, hint: first and last line of the error: the difference in words; the likely cause or remedy.
         tolerance: largest allowed difference, relative to the largest expected value. Half precision is
             coarser: there 8 steps of the dtype are allowed. Rounding in float32 stays near 1e-6.
 
@@ -75,7 +66,7 @@ def hooked(handles: Iterable[RemovableHandle]) -> Iterator[None]:
     """Remove these hooks when the block ends, whatever happens in it; `handles` may be a generator."""
     with ExitStack() as stack:
         for handle in handles:
-            stack.callback(handle.remove)
+            stack.enter_context(handle)
         yield
 
 

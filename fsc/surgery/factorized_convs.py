@@ -16,17 +16,13 @@ from fsc.surgery.convs import conv_like, is_plain
 
 @public
 def split_svd(conv: nn.Conv2d, rank: int) -> nn.Sequential:
-    """`conv` as a k x k conv to `rank` channels, then a 1x1.
+    """`conv` as a k x k conv to `rank` channels, then a 1x1, which carries the bias.
 
     It takes the truncated SVD of the (C_out, C_in k k) matrix of weights: the nearest pair of this rank. At
     full rank, min(C_out, C_in k k), it is `conv` itself.
 
     Args:
         conv: C_in -> C_out, not grouped; left as it is.
-        rank: channels between the two.
-
-    Returns:
-        nn.Sequential(first, last); the last carries the bias.
 
     Raises:
         ValueError: a grouped conv, a rank outside 1 .. full rank, weights that are not finite.
@@ -37,7 +33,7 @@ def split_svd(conv: nn.Conv2d, rank: int) -> nn.Sequential:
       (1): Conv2d(8, 32, kernel_size=(1, 1), stride=(1, 1))
     )
     """
-    weight = _checked_weight(conv, rank, SCHEMES["svd"])               # (C_out, C_in, k, k)
+    weight = _checked_weight(conv, rank, "svd")                    # (C_out, C_in, k, k)
     left, right = _truncated_svd(weight.flatten(1), rank)              # (C_out, r), (r, C_in k k)
     first = conv_like(conv, right.unflatten(1, weight.shape[1:]), None)
     return nn.Sequential(first, _pointwise(conv, left)).train(conv.training)
@@ -49,9 +45,9 @@ def split_spatial(conv: nn.Conv2d, rank: int) -> nn.Sequential:
 
     It takes the truncated SVD of the (C_in k, C_out k) matrix of vertical against horizontal weights, whose
     smaller side is the full rank. Each of the two convs has the stride, padding and dilation of its
-    direction. Arguments, result and errors are those of `split_svd`.
+    direction. Arguments and errors are those of `split_svd`.
     """
-    weight = _checked_weight(conv, rank, SCHEMES["spatial"])           # (C_out, C_in, kh, kw)
+    weight = _checked_weight(conv, rank, "spatial")                # (C_out, C_in, kh, kw)
     c_out, c_in, kh, kw = weight.shape
     left, right = _truncated_svd(weight.permute(1, 2, 0, 3).reshape(c_in * kh, c_out * kw), rank)
     down = left.T.reshape(rank, c_in, kh, 1)
@@ -68,10 +64,10 @@ def split_spatial(conv: nn.Conv2d, rank: int) -> nn.Sequential:
 def split_decoupled(conv: nn.Conv2d, rank: int) -> nn.Sequential:
     """`conv` as a depthwise k x k conv with `rank` outputs per input, then a 1x1 ("network decoupling").
 
-    It takes the truncated SVD of the (C_out, k k) matrix of each input channel. The full rank is min(C_out, k
-    k). Arguments, result and errors are those of `split_svd`.
+    It takes the truncated SVD of the (C_out, k k) matrix of each input channel. The full rank is
+    min(C_out, k k). Arguments and errors are those of `split_svd`.
     """
-    weight = _checked_weight(conv, rank, SCHEMES["decouple"])          # (C_out, C_in, k, k)
+    weight = _checked_weight(conv, rank, "decouple")               # (C_out, C_in, k, k)
     left, right = _truncated_svd(weight.transpose(0, 1).flatten(2), rank)  # (C_in, C_out, r), (C_in, r, k k)
     depthwise = right.reshape(-1, 1, *weight.shape[2:])                # (C_in r, 1, k, k)
     first = conv_like(conv, depthwise, None, groups=conv.in_channels)
@@ -79,16 +75,10 @@ def split_decoupled(conv: nn.Conv2d, rank: int) -> nn.Sequential:
 
 
 class Scheme(NamedTuple):
-    """One way to factorize: the function, and what it costs for a weight of shape (o, i, h, w).
-
-    Attributes:
-        split: (conv, rank) -> the two convs. full_rank: (o, i, h, w) -> the rank at which the two convs equal
-        the one; then they are larger than it. params_per_rank: (o, i, h, w) -> the number of parameters that
-        each rank adds.
-    """
+    """One way to factorize: the function, and what it costs for a weight of shape (o, i, h, w)."""
 
     split: Callable[[nn.Conv2d, int], nn.Sequential]
-    full_rank: Callable[[int, int, int, int], int]
+    full_rank: Callable[[int, int, int, int], int]  # there the two convs equal the one, and are larger
     params_per_rank: Callable[[int, int, int, int], int]
 
 
@@ -116,10 +106,10 @@ def _pointwise(conv: nn.Conv2d, weight: Tensor) -> nn.Conv2d:
     return conv_like(conv, weight, conv.bias, stride=1, padding=0, dilation=1, padding_mode="zeros")
 
 
-def _checked_weight(conv: nn.Conv2d, rank: int, scheme: Scheme) -> Tensor:
+def _checked_weight(conv: nn.Conv2d, rank: int, scheme: str) -> Tensor:
     if not is_plain(conv) or conv.groups != 1:
         raise ValueError(f"asked for a Conv2d of torch.nn without groups, got {conv}.\n  Leave it whole.")
-    full = scheme.full_rank(*conv.weight.shape)
+    full = full_rank(conv, scheme)
     if not 1 <= rank <= full:
         raise ValueError(f"rank {rank} is not in 1 .. {full}, the ranks of {conv}.\n  Choose one of these.")
     if not torch.isfinite(conv.weight).all():

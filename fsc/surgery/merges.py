@@ -29,10 +29,7 @@ def merge_after(conv: nn.Conv2d, q: Tensor, bias: Tensor | None = None) -> nn.Co
     True
     """
     _check_conv(conv)
-    matrix = _as_matrix(conv, q)                                        # (C_out, C_mid)
-    if matrix.shape[1:] != (conv.out_channels,) or not len(matrix):
-        wanted = f"(C_out, {conv.out_channels})"
-        raise ValueError(f"q has shape {tuple(q.shape)}; asked for {wanted}, the 1x1 after {conv}.")
+    matrix = _as_matrix(conv, q, conv.out_channels, axis=1)             # (C_out, C_mid)
     added = _as_vector(conv, bias, len(matrix))
     weight = conv.weight.detach().double().unflatten(0, (conv.groups, -1))  # (groups, c_mid, c_in, k, k)
     blocks = _diagonal_blocks(conv, matrix)                             # (groups, c_out, c_mid)
@@ -48,27 +45,19 @@ def merge_before(conv: nn.Conv2d, q: Tensor, bias: Tensor | None = None) -> nn.C
 
     Without a bias it is exact for any stride, padding and dilation. A bias never reaches the zeros that the
     conv pads with. So a bias is only taken if the conv does not pad, or pads with pixels (padding mode
-    "reflect", "replicate" or "circular"). A grouped conv takes only a square `q` that is block-diagonal, with
-    one block per group.
+    "reflect", "replicate" or "circular"). Groups and errors are as in `merge_after`.
 
     Args:
         conv: C_mid -> C_out, k x k; left as it is.
         q: (C_mid, C_in) or (C_mid, C_in, 1, 1), the 1x1 weights.
-        bias: (C_mid,) of the 1x1, or None.
-
-    Raises:
-        NotExact: a bias before padding with zeros; a `q` that mixes channels of different groups.
-        ValueError: shapes that do not fit, NaN or infinity in `q` or `bias`.
+        bias: (C_mid,) of the 1x1, or None; NotExact is raised for one before padding with zeros.
 
     >>> merged = merge_before(conv, q)
     >>> torch.allclose(merged(x), conv(F.conv2d(x, q[:, :, None, None])), rtol=1e-5, atol=1e-6)
     True
     """
     _check_conv(conv)
-    matrix = _as_matrix(conv, q)                                        # (C_mid, C_in)
-    if matrix.shape[:-1] != (conv.in_channels,) or not matrix.shape[-1]:
-        wanted = f"({conv.in_channels}, C_in)"
-        raise ValueError(f"q has shape {tuple(q.shape)}; asked for {wanted}, the 1x1 before {conv}.")
+    matrix = _as_matrix(conv, q, conv.in_channels, axis=0)              # (C_mid, C_in)
     shift = _as_vector(conv, bias, conv.in_channels)
     if shift is not None and shift.any() and conv.padding_mode == "zeros" and _pads(conv):
         raise NotExact(
@@ -94,7 +83,6 @@ def fold_bn(conv: nn.Conv2d, bn: nn.Module) -> nn.Conv2d:
 
     Raises:
         NotExact: `bn` is in train mode or keeps no running statistics, so it normalises by the batch.
-        TypeError: not a conv and a BatchNorm.
         ValueError: numbers of channels that differ; a variance that is negative, NaN or infinite.
 
     >>> torch.allclose(fold_bn(conv, bn)(x), bn(conv(x)), rtol=1e-5, atol=1e-6)
@@ -104,10 +92,8 @@ def fold_bn(conv: nn.Conv2d, bn: nn.Module) -> nn.Conv2d:
     if not isinstance(bn, nn.modules.batchnorm._BatchNorm):
         raise TypeError(f"asked to fold a {type(bn).__name__} into {conv}.\n  Only a BatchNorm folds.")
     if bn.num_features != conv.out_channels:
-        raise ValueError(
-            f"the BatchNorm has {bn.num_features} channels, {conv} makes {conv.out_channels}.\n"
-            f"  Fold the BatchNorm that follows this conv."
-        )
+        found = f"the BatchNorm has {bn.num_features} channels, {conv} makes {conv.out_channels}"
+        raise ValueError(f"{found}.\n  Fold the BatchNorm that follows this conv.")
     if bn.training or bn.running_mean is None or bn.running_var is None:
         found = "keeps no running statistics" if bn.running_mean is None else "is in train mode"
         raise NotExact(
@@ -129,23 +115,16 @@ def fold_bn(conv: nn.Conv2d, bn: nn.Module) -> nn.Conv2d:
 def neutral_bn(mean: Tensor, var: Tensor, *, eps: float = 1e-5) -> nn.BatchNorm2d:
     """A BatchNorm in eval mode that returns its input: gamma = sqrt(var + eps), beta = mean (extension).
 
-    It gives a network whose BatchNorms were folded a BatchNorm to train with.
-
-    Args:
-        mean, var: (C,), statistics of the features that will pass, in the dtype and on the device wanted.
-
-    Raises:
-        ValueError: shapes that differ; a mean that is not finite; a variance that is negative or not finite.
+    Networks whose BatchNorms were folded need it for training. `mean` and `var` (C,) are statistics of the
+    features that will pass, finite, in the dtype and on the device wanted.
 
     >>> bn = neutral_bn(features.mean((0, 2, 3)), features.var((0, 2, 3)))
     >>> torch.allclose(bn(features), features, atol=1e-5)
     True
     """
     if mean.ndim != 1 or mean.shape != var.shape:
-        raise ValueError(
-            f"mean has shape {tuple(mean.shape)}, var {tuple(var.shape)}; asked for (C,) twice.\n"
-            f"  For features (N, C, H, W) they are features.mean((0, 2, 3)) and features.var((0, 2, 3))."
-        )
+        found = f"mean has shape {tuple(mean.shape)}, var {tuple(var.shape)}; asked for (C,) twice"
+        raise ValueError(f"{found}.\n  Take both over the axes (0, 2, 3) of features (N, C, H, W).")
     if not torch.isfinite(mean).all():
         raise ValueError("the mean holds NaN or infinity.\n  Look for it in the features it was taken of.")
     _check_var(var.double(), eps)
@@ -163,12 +142,15 @@ def _check_conv(conv: nn.Module) -> None:
         raise TypeError(f"asked for a Conv2d with the forward of torch.nn, got {type(conv).__name__}.")
 
 
-def _as_matrix(conv: nn.Conv2d, q: Tensor) -> Tensor:
-    """The 1x1 weights without their two axes of size 1, in float64 on the conv's device."""
+def _as_matrix(conv: nn.Conv2d, q: Tensor, channels: int, axis: int) -> Tensor:
+    """The 1x1 weights as a matrix with `channels` on `axis`, in float64 on the conv's device."""
     if not torch.isfinite(q).all():
         raise ValueError("q holds NaN or infinity.\n  Look for it where q was fitted.")
     # Not squeeze: it would remove the axis of a single channel, too.
     matrix = q[:, :, 0, 0] if q.ndim == 4 and q.shape[2:] == (1, 1) else q
+    if matrix.ndim != 2 or matrix.shape[axis] != channels or not matrix.numel():
+        wanted = f"(C_out, {channels})" if axis else f"({channels}, C_in)"
+        raise ValueError(f"q has shape {tuple(q.shape)}; asked for {wanted}, a 1x1 that fits {conv}.")
     return matrix.detach().to(conv.weight.device, torch.float64)
 
 
@@ -185,10 +167,8 @@ def _diagonal_blocks(conv: nn.Conv2d, q: Tensor) -> Tensor:
     if conv.groups == 1:
         return q[None]
     if q.shape[0] != q.shape[1]:
-        raise NotExact(
-            f"q is {tuple(q.shape)}; {conv} has {conv.groups} groups and takes only a square q.\n"
-            f"  Use a q that leaves the number of channels alone."
-        )
+        found = f"q is {tuple(q.shape)}; {conv} has {conv.groups} groups and takes only a square q"
+        raise NotExact(f"{found}.\n  Use a q that leaves the number of channels alone.")
     width = len(q) // conv.groups
     group = torch.arange(len(q), device=q.device) // width
     mixed = ((group[:, None] != group) & (q != 0)).nonzero()
@@ -210,10 +190,8 @@ def _pads(conv: nn.Conv2d) -> bool:
 
 
 def _check_var(var: Tensor, eps: float) -> None:
-    bad = ~(torch.isfinite(var) & (var >= 0) & (var + eps > 0))
-    if bad.any():
-        at = int(bad.nonzero()[0, 0])
-        raise ValueError(
-            f"the variance of channel {at} is {float(var[at]):g} (eps {eps:g}); so it is at {int(bad.sum())} "
-            f"channels.\n  A variance must be finite, not negative, and above 0 together with eps."
-        )
+    bad = (~(torch.isfinite(var) & (var >= 0) & (var + eps > 0))).nonzero().flatten().tolist()
+    if bad:
+        at = bad[0]
+        found = f"the variance of channel {at} is {float(var[at]):g} (eps {eps:g}), one of {len(bad)} such"
+        raise ValueError(f"{found}.\n  It must be finite, not negative, and above 0 together with eps.")

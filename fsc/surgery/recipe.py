@@ -31,8 +31,7 @@ def recipe_of(student: nn.Module) -> list[dict[str, Any]]:
     this edit. An edit by `factorize` has `splits`, {"layer1.0.conv1": {"scheme": "svd", "rank": 5}}. An edit
     by `drop_blocks` has `dropped`, a list of names. Any edit may have a `report`, which `report_of` returns.
     """
-    recipe = _recipe(student)
-    return recipe["edits"] if recipe else []
+    return _recipe(student).get("edits", [])
 
 
 @public
@@ -41,11 +40,6 @@ def report_of(student: nn.Module, edit: str | None = None) -> pd.DataFrame:
 
     Args:
         edit: name of an edit, such as "fskd": its last report instead.
-
-    Raises:
-        ValueError: no such edit with a report.
-
-    >>> fsc.report_of(fsc.fskd(teacher, student, images))
     """
     edits = recipe_of(student)
     for done in reversed(edits):
@@ -54,8 +48,7 @@ def report_of(student: nn.Module, edit: str | None = None) -> pd.DataFrame:
     made = ", ".join(f"{done['edit']} ({'with' if 'report' in done else 'no'} report)" for done in edits)
     raise ValueError(
         f"this {type(student).__name__} has no report{f' of {edit}' if edit else ''}.\n"
-        f"  Its edits: {made or 'none, it is no student'}.\n"
-        f"  Ask for one that has a report, or recover the student again."
+        f"  Its edits: {made or 'none, it is no student'}. Ask for one with a report, or recover it again."
     )
 
 
@@ -69,14 +62,10 @@ def kept_channels(student: nn.Module, name: str, side: str = "out") -> Tensor | 
 
     Args:
         side: "out", the channels that the module makes, or "in", those that it reads.
-
-    Raises:
-        ValueError: no such module or side.
     """
     if side not in ("out", "in"):
         raise ValueError(f"asked for side {side!r} of {name}; the sides are 'out' and 'in'.")
-    _check_name(student, name)
-    if isinstance(student.get_submodule(name), nn.modules.batchnorm._BatchNorm):
+    if isinstance(dict(student.named_modules()).get(name), nn.modules.batchnorm._BatchNorm):
         side = "out"
     half = {"in": "0", "out": "1"}[side]
     name, kept = _first_name(student, name, half), None
@@ -96,13 +85,9 @@ def teacher_name(student: nn.Module, name: str) -> str | None:
     This is the same name, unless `factorize` made two convs of one. The last of the two has the output of the
     whole conv. The output of the first is nothing that the teacher has: None.
 
-    Raises:
-        ValueError: no such module.
-
     >>> teacher_name(factorized, "layer1.0.conv1.1")
     'layer1.0.conv1'
     """
-    _check_name(student, name)
     first = _first_name(student, name, "1")
     parent = first.rpartition(".")[0]
     return None if any(parent in edit.get("splits", {}) for edit in recipe_of(student)) else first
@@ -110,19 +95,14 @@ def teacher_name(student: nn.Module, name: str) -> str | None:
 
 def _first_name(student: nn.Module, name: str, half: str) -> str:
     """The module's name before all edits; the part `half` of a factorized conv has the name of the whole."""
+    if name not in dict(student.named_modules()):
+        found = f"asked for {name!r}; this {type(student).__name__} has no module of that name"
+        raise ValueError(f"{found}.\n  Names are those of student.named_modules().")
     for edit in reversed(recipe_of(student)):
         whole = name.removesuffix(f".{half}")
         if whole in edit.get("splits", {}):
             name = whole
     return name
-
-
-def _check_name(student: nn.Module, name: str) -> None:
-    if name not in dict(student.named_modules()):
-        raise ValueError(
-            f"asked for {name!r}; this {type(student).__name__} has no module of that name.\n"
-            f"  Names are those of student.named_modules()."
-        )
 
 
 # -- writing and replaying: no other file touches the attribute `fsc_recipe` --------------------------------
@@ -136,11 +116,7 @@ def with_edit(student: nn.Module, source: nn.Module, edit: dict[str, Any]) -> nn
 
 
 def apply_edit(net: nn.Module, edit: Mapping[str, Any]) -> None:
-    """Replay one edit of a recipe on `net`, in place: slice channels, split convs, drop blocks.
-
-    Args:
-        edit: with "slices", "splits" and "dropped" as in `recipe_of`; each of them may be missing.
-    """
+    """Replay the "slices", "splits" and "dropped" of one edit, as in `recipe_of`, on `net`, in place."""
     slice_modules(net, edit.get("slices", {}))
     for name, split in edit.get("splits", {}).items():
         net.set_submodule(name, SCHEMES[split["scheme"]].split(net.get_submodule(name), split["rank"]))
@@ -157,19 +133,18 @@ def set_aside(net: nn.Module) -> nn.Module:
 def recipe_in_front(student: nn.Module, of: nn.Module) -> nn.Module:
     """`student` itself; its recipe now starts with the edits of `of`, which served as its teacher."""
     before = _recipe(of)
-    if before is not None:
+    if before:
         student.fsc_recipe = {"teacher": before["teacher"], "edits": [*before["edits"], *recipe_of(student)]}
     return student
 
 
 def teacher_fingerprint(student: nn.Module) -> str | None:
     """The fingerprint of the teacher that the student was made from; None for a net without a recipe."""
-    recipe = _recipe(student)
-    return recipe["teacher"] if recipe else None
+    return _recipe(student).get("teacher")
 
 
-def _recipe(net: nn.Module) -> Recipe | None:
-    return getattr(net, "fsc_recipe", None)
+def _recipe(net: nn.Module) -> Recipe:
+    return getattr(net, "fsc_recipe", {})
 
 
 # -- files --------------------------------------------------------------------------------------------------
@@ -186,11 +161,9 @@ def save(student: nn.Module, path: str | os.PathLike) -> Path:
         FileNotFoundError: the folder does not exist.
     """
     recipe = _recipe(student)
-    if recipe is None:
-        raise ValueError(
-            f"this {type(student).__name__} has no recipe, so it could not be rebuilt from its teacher.\n"
-            f"  Students made by this package have one. For any other net save its state_dict."
-        )
+    if not recipe:
+        found = f"this {type(student).__name__} has no recipe, so it could not be rebuilt from its teacher"
+        raise ValueError(f"{found}.\n  Only students of this package have one. Save the net's state_dict.")
     path = Path(path)
     if not path.parent.is_dir() or path.is_dir():
         found = f"{path} is a folder" if path.is_dir() else f"there is no folder {path.parent}"
@@ -206,9 +179,9 @@ def load(path: str | os.PathLike, teacher: nn.Module) -> nn.Module:
     """The student that `save` wrote: a copy of `teacher` with the recipe's edits and weights, in eval mode.
 
     Raises:
-        FileNotFoundError: no such file. ValueError: the file is damaged or was not written by `save`; its
-        recipe belongs to another teacher; or
-            modules were changed by hand after the recipe's last edit.
+        FileNotFoundError: no such file.
+        ValueError: the file is damaged or was not written by `save`; its recipe belongs to another teacher;
+            or modules were changed by hand after the recipe's last edit.
     """
     path = Path(path)
     if not path.is_file():
@@ -245,16 +218,13 @@ def _read(path: Path) -> tuple[Recipe, dict[str, Tensor]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as err:
         raise ValueError(
-            f"{path.name} ({path.stat().st_size} bytes) is damaged or no safetensors file: {err}.\n"
-            f"  Save the student again, or fetch the file again."
+            f"{path.name} is damaged or no safetensors file: {err}.\n  Save it again, or fetch it again."
         ) from err
     if "fsc" not in metadata:
         raise ValueError(f"{path.name} holds weights but no recipe.\n  Only files of fsc.save have one.")
     recipe = json.loads(metadata["fsc"])
     version = recipe.pop("format", None)
     if version != FORMAT:
-        raise ValueError(
-            f"{path.name} is of format {version}; this version of fsc reads format {FORMAT}.\n"
-            f"  Load it with the version that wrote it."
-        )
+        found = f"{path.name} is of format {version}; this version of fsc reads format {FORMAT}"
+        raise ValueError(f"{found}.\n  Load it with the version that wrote it.")
     return recipe, tensors

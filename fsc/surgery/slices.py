@@ -12,12 +12,7 @@ Slices = Mapping[str, Mapping[str, Sequence[int]]]
 
 
 def slice_modules(net: nn.Module, slices: Slices) -> None:
-    """Keep only the named channels of the named modules of `net`.
-
-    Args:
-        net: the student; changed.
-        slices: {"layer1.0.conv1": {"out": [0, 2, 3]}, "layer1.0.bn1": {"out": [0, 2, 3]}, ...}, ascending.
-    """
+    """Keep only the named channels, in ascending order, of the named modules of `net`."""
     for name, sides in slices.items():
         sides = {side: torch.tensor(list(kept), dtype=torch.long) for side, kept in sides.items()}
         try:
@@ -31,20 +26,14 @@ def slice_channels(module: nn.Module, *, out: Tensor | None = None, into: Tensor
 
     A grouped conv keeps its groups; each group must lose as many channels as the others. A depthwise conv
     loses the groups of the input channels that go.
-
-    Raises:
-        TypeError: a module that has no channels to slice.
-        ValueError: groups that would become unequal; names the counts.
     """
     if isinstance(module, nn.Conv2d):
         out = torch.arange(module.out_channels) if out is None else out
         into = torch.arange(module.in_channels) if into is None else into
         _slice_conv(module, out, into)
     elif isinstance(module, nn.Linear):
-        if out is not None:
-            _keep(module, ("weight", "bias"), 0, out)
-        if into is not None:
-            _keep(module, ("weight",), 1, into)
+        _keep(module, ("weight", "bias"), 0, out)
+        _keep(module, ("weight",), 1, into)
         module.out_features, module.in_features = module.weight.shape
     elif isinstance(module, nn.modules.batchnorm._BatchNorm):
         kept = out if out is not None else into
@@ -60,15 +49,11 @@ def _slice_conv(conv: nn.Conv2d, out: Tensor, into: Tensor) -> None:
     outs, ins = torch.bincount(out // c_out, minlength=groups), torch.bincount(into // c_in, minlength=groups)
     depthwise = is_depthwise(conv)
     if depthwise and (not torch.equal(outs.nonzero()[:, 0], into) or len(outs[into].unique()) > 1):
-        raise ValueError(
-            f"each input of this depthwise conv makes {c_out} outputs of its own; asked to keep {len(into)} "
-            f"inputs and {len(out)} outputs that are not theirs.\n  Keep exactly the kept inputs' outputs."
-        )
+        found = f"asked to keep {len(into)} inputs and {len(out)} outputs that are not theirs"
+        raise ValueError(f"each input of this depthwise conv makes {c_out} outputs of its own; {found}.")
     if not depthwise and (len(ins.unique()) > 1 or len(outs.unique()) > 1):
-        raise ValueError(
-            f"a conv of {groups} groups must keep as many channels in each; asked for {ins.tolist()} inputs "
-            f"and {outs.tolist()} outputs per group.\n  Choose the same number in every group."
-        )
+        found = f"asked for {ins.tolist()} inputs and {outs.tolist()} outputs per group"
+        raise ValueError(f"a conv of {groups} groups must keep as many channels in each; {found}.")
     _keep(conv, ("weight", "bias"), 0, out)
     if depthwise:
         conv.groups = len(into)
@@ -81,13 +66,12 @@ def _slice_conv(conv: nn.Conv2d, out: Tensor, into: Tensor) -> None:
     conv.in_channels, conv.out_channels = len(into), len(out)
 
 
-def _keep(module: nn.Module, names: Sequence[str], axis: int, kept: Tensor) -> None:
+def _keep(module: nn.Module, names: Sequence[str], axis: int, kept: Tensor | None) -> None:
     for name in names:
         tensor = getattr(module, name)
-        if tensor is None:
-            continue
-        smaller = tensor.detach().index_select(axis, kept.to(tensor.device))
-        setattr(module, name, _like(tensor, smaller) if isinstance(tensor, nn.Parameter) else smaller)
+        if tensor is not None and kept is not None:
+            smaller = tensor.detach().index_select(axis, kept.to(tensor.device))
+            setattr(module, name, _like(tensor, smaller) if isinstance(tensor, nn.Parameter) else smaller)
 
 
 def _like(old: nn.Parameter, new: Tensor) -> nn.Parameter:

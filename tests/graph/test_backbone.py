@@ -146,7 +146,7 @@ def test_after_cuts_right_behind_the_pooling():
     (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten()), "after",
      'feature="after" asks for what comes out of global pooling; this Sequential has none.\n  Name the'),
     (Net(lambda x: x.mean((2, 3))), "conv3",
-     'feature="conv3" of this Net does not exist.\n  Name a module whose output is to be mimicked: conv'),
+     'feature="conv3" of this Net does not exist.\n  Near it: conv'),
     (InPlace().requires_grad_(False), "linear", 'feature="linear" of this InPlace does not exist.'),
 ])  # fmt: skip
 def test_a_net_without_such_a_feature_is_refused_with_the_remedy(net, feature, words):
