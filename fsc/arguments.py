@@ -113,7 +113,7 @@ def check_images(images: Any) -> Tensor:
             f"the largest value in the images is {largest:.4g}; normalised images stay within about 10.\n"
             f"  They look like raw 0..255 pixels: use (images / 255 - mean) / std, or images of task.sample."
         )
-    return images
+    return images.detach()
 
 
 def check_fits(images: Tensor, *models: nn.Module) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import functools
 import hashlib
+import operator
 import os
 import platform
 import secrets
@@ -217,13 +218,25 @@ def same_requires_grad(net: nn.Module, like: nn.Module) -> None:
         mine.requires_grad_(its.requires_grad)
 
 
+def generator(seed: int) -> torch.Generator:
+    """A random generator of its own, on the CPU.
+
+    Raises:
+        TypeError: the seed is no whole number, of Python, numpy or torch.
+    """
+    try:
+        return torch.Generator().manual_seed(operator.index(seed))
+    except TypeError:
+        raise TypeError(f"seed={seed!r}; asked for a whole number, such as seed=0.") from None
+
+
 @contextlib.contextmanager
 def own_randomness(device: torch.device, seed: int) -> Iterator[None]:
     """Seed torch's global generators of the CPU and of `device` for a while; restore them at the end."""
     on_gpu = device.type == "cuda"
     with torch.random.fork_rng([device] if on_gpu else []):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU of the machine
+        torch.default_generator.manual_seed(int(seed))  # torch.manual_seed would seed every GPU, too
         if on_gpu:
             with torch.cuda.device(device):
-                torch.cuda.manual_seed(seed)
+                torch.cuda.manual_seed(int(seed))
         yield

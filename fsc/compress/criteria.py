@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from fsc.compress.channel_groups import Group
 from fsc.graph.channels import Channels
+from fsc.runtime import generator
 
 Criterion = Callable[[nn.Conv2d, nn.Module | None], Tensor]
 """(conv, the BatchNorm right behind it or None) -> (C_out,) scores of its filters."""
@@ -43,7 +44,7 @@ def score_groups(
     a residual stream; the filter of a depthwise conv beside that of the conv before it.
     """
     if criterion == "random":
-        rng = torch.Generator().manual_seed(seed)
+        rng = generator(seed)
         return [torch.rand(len(group.labels), generator=rng, dtype=torch.float64) for group in groups]
     if not callable(criterion) and criterion not in list(CRITERIA):
         names = ", ".join(f'"{name}"' for name in [*CRITERIA, "random"])

@@ -13,7 +13,7 @@ from fsc.arguments import nearest
 from fsc.inputs import builtin_tasks
 from fsc.inputs.builtin_tasks import NAMES, BuiltinTask, builtin_task
 from fsc.inputs.picture_folders import LAYOUTS, read_all, read_folder
-from fsc.runtime import public, warn
+from fsc.runtime import generator, public, warn
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +110,7 @@ class Task:
         if not 1 <= n <= there:
             found = f"there are {there} to draw from, without replacement."
             raise ValueError(f"asked for {n} images; {found}\n  Pass n from 1 to {there}.")
-        rng = torch.Generator().manual_seed(seed)
+        rng = generator(seed)
         order = torch.randperm(there, generator=rng)
         if balanced:
             order = order[self._turns(order, int(n), rng).argsort()]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fsc.arguments import check_fits, check_images
-from fsc.runtime import Progress, device_of, digest_of, evaluating, public, track
+from fsc.runtime import Progress, device_of, digest_of, evaluating, generator, public, track
 
 CONFIDENCE = 0.95
 SAME = 0.02     # copies of one network differ by about this much: their weights lie elsewhere in memory
@@ -65,7 +65,7 @@ def latency(
             f"rounds={rounds}, warmup={warmup}; asked for at least 6 rounds and a warm-up of at least 0.\n"
             f"  Fewer than 6 rounds cannot give a 95 % interval; 30 are usual."
         )
-    batch, order = example.to(device), torch.Generator().manual_seed(seed)
+    batch, order = example.to(device), generator(seed)
     times = np.empty((rounds, len(nets)))                                          # (rounds, models), ms
     with _undisturbed(threads), evaluating(*nets), torch.no_grad():
         used = torch.get_num_threads()

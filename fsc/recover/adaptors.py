@@ -20,7 +20,7 @@ def train_adaptors(
     adaptors = [Adaptor(site.node.meta["shape"][1], site.groups) for site in sites]
     mine = features(student, [site.node for site in sites], adaptors).eval()
     theirs = features(teacher, [site.teacher_node for site in sites]).eval()
-    mine.to(device_of(student)).requires_grad_(False)
+    mine.to(device_of(student), images.dtype).requires_grad_(False)
     nn.ModuleList(adaptors).requires_grad_(True)
 
     def loss_of(batch: Tensor) -> Tensor:

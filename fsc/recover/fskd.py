@@ -190,7 +190,7 @@ class Pair:
         found = self.recovered(self.images[: len(expected)].to(expected.device))
         varies = (expected - expected.mean(0)).norm() if len(expected) > 1 else expected.norm()
         error = float((found - expected).norm() / varies.clamp_min(1e-12))
-        if error <= max(1e-3, 8 * torch.finfo(found.dtype).eps):
+        if error <= max(1e-3, 32 * torch.finfo(found.dtype).eps):
             return
         again = walk(*(Stepwise(graph, self._chunks()) for graph in self.graphs), self.sites)
         errors = (_error_row(site, lstsq.total(folds))["error_before"] for site, folds in again)

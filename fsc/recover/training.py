@@ -13,7 +13,16 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 
-from fsc.runtime import Progress, device_of, evaluating, own_randomness, same_requires_grad, track, warn
+from fsc.runtime import (
+    Progress,
+    device_of,
+    evaluating,
+    generator,
+    own_randomness,
+    same_requires_grad,
+    track,
+    warn,
+)
 from fsc.surgery.recipe import with_edit
 
 
@@ -70,7 +79,7 @@ def descend(
     """
     _check(model, len(images), training)
     device = device_of(model)
-    rng = torch.Generator().manual_seed(training.seed)
+    rng = generator(training.seed)
     positions = _positions(len(images), training.batch_size, rng)
     data = [tensor.to(device) for tensor in (images, labels) if tensor is not None]
     optimizer, schedule = _sgd(model, training)
@@ -87,6 +96,7 @@ def descend(
             optimizer.step()
             schedule.step()
             history.add(step + 1, loss.detach(), lr, len(batch))
+        _check_end(optimizer, training)
     return history.rows
 
 
@@ -183,7 +193,7 @@ def split(images: Tensor, held_out: float, seed: int) -> tuple[Tensor, Tensor]:
         found = f"leaves none of {n} images to fit" if count else f"holds out none of {n} images"
         works = f"shares from 1/{n} to {n - 1}/{n} work" if n > 1 else "no share of one image works"
         raise ValueError(f"held_out={held_out} {found}.\n  Here {works}; held_out=0 fits all images.")
-    drawn = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    drawn = torch.randperm(n, generator=generator(seed))
     fitted, out = drawn[count:].sort().values, drawn[:count].sort().values
     return images[fitted.to(images.device)], images[out.to(images.device)]
 
@@ -254,6 +264,16 @@ def _check(model: nn.Module, n: int, training: Training) -> None:
             f"  It would learn to normalise each image by itself alone, which it does not do in eval mode.\n"
             f"  Found {n} images to fit and batch_size={batch_size}. Use at least 2 images, in batches of at "
             f'least 2; or mir with bn="frozen", which leaves those statistics as they are.'
+        )
+
+
+def _check_end(optimizer: torch.optim.SGD, training: Training) -> None:
+    """Refuse weights that the last step made infinite, or so large that their squares are."""
+    if not all(weight.square().sum().isfinite() for weight in optimizer.param_groups[0]["params"]):
+        raise FloatingPointError(
+            f"the weights are no longer finite after step {training.steps} of {training.steps}.\n"
+            f"  Training has diverged: use a smaller lr than {training.lr:.4g}. "
+            f"The student passed in is unchanged."
         )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from safetensors import SafetensorError, safe_open
@@ -111,8 +112,17 @@ def _first_name(student: nn.Module, name: str, half: str) -> str:
 def with_edit(student: nn.Module, source: nn.Module, edit: dict[str, Any]) -> nn.Module:
     """`student` itself, with a recipe: that of `source`, from which it was made, and then this edit."""
     before = _recipe(source) or {"teacher": fingerprint(source), "edits": []}
-    student.fsc_recipe = {"teacher": before["teacher"], "edits": [*before["edits"], edit]}
+    student.fsc_recipe = {"teacher": before["teacher"], "edits": [*before["edits"], _plain(edit)]}
     return student
+
+
+def _plain(value: Any) -> Any:
+    """The value with Python's numbers in the place of numpy's and torch's, so that JSON can hold it."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value.item() if isinstance(value, np.generic | Tensor) else value
 
 
 def apply_edit(net: nn.Module, edit: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Recoveries with numbers and images of other kinds: numpy's scalars, double precision, images that require grad."""
+"""Recoveries with odd numbers and images: numpy's scalars, double precision, images that require grad."""
 
 import copy
 
@@ -32,13 +32,13 @@ RECOVERIES = {
     "fskd": lambda t, s, x, n, f: fsc.fskd(t, s, x, ridge=f(0.01), progress=quiet),
     "fskd-sgd": lambda t, s, x, n, f: fsc.fskd(t, s, x, method="sgd", steps=n(2), lr=f(0.1), progress=quiet),
     "practise": lambda t, s, x, n, f: fsc.practise(
-        t, x, count=n(1), timed=TIMED(t), mimic_steps=n(2), seed=n(0), progress=quiet
+        t, x, count=n(1), timed=times(t), mimic_steps=n(2), seed=n(0), progress=quiet
     ),
     "prune_filters": lambda t, s, x, n, f: fsc.prune_filters(t, f(0.5), criterion="random", seed=n(0)),
 }
 
 
-def TIMED(net):
+def times(net):
     import pandas as pd
 
     names = fsc.droppable_blocks(net)
@@ -46,7 +46,7 @@ def TIMED(net):
 
 
 @pytest.mark.parametrize("name", RECOVERIES)
-def test_a_student_made_with_numpys_numbers_is_saved_and_equals_the_one_of_pythons(teacher, images, tmp_path, name):
+def test_a_student_made_with_numpys_numbers_is_saved_and_equal(teacher, images, tmp_path, name):
     student = fsc.prune_filters(teacher, 0.5)
     with_numpy = RECOVERIES[name](teacher, student, images, np.int64, np.float64)
     with_python = RECOVERIES[name](teacher, student, images, int, float)
@@ -74,7 +74,7 @@ def test_fskd_takes_networks_of_other_precision(teacher, images, method, dtype):
 def test_images_that_require_grad_are_used_without_it(teacher, images, name):
     leaf = images.clone().requires_grad_()
     student = fsc.prune_filters(teacher, 0.5)
-    for inverted in (leaf, torch.tanh(leaf) * 2):  # the second has a history, as images inverted from a teacher
+    for inverted in (leaf, torch.tanh(leaf) * 2):  # with a history, as images inverted from a teacher
         RECOVERIES[name](teacher, student, inverted, int, float)
     assert leaf.grad is None
 
