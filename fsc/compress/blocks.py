@@ -9,7 +9,7 @@ from torch.utils.hooks import RemovableHandle
 from fsc.arguments import by_keyword, near, renamed
 from fsc.graph.module_regions import Region, has_shortcut, regions
 from fsc.graph.tracing import module_of, trace
-from fsc.runtime import clone, public
+from fsc.runtime import clone, frozen_copy, public
 from fsc.surgery.exactness import check_same, edited_output, expected_output, hooked
 from fsc.surgery.recipe import apply_edit, set_aside, with_edit
 
@@ -39,8 +39,9 @@ def drop_blocks(teacher: nn.Module, names: Sequence[str], *, example: Tensor | N
     names = _checked_names(names)
     graph = trace(teacher, example)
     check_droppable(teacher, graph, names)
-    with hooked(_bypass(teacher, names)):
-        expected = expected_output(teacher, graph.meta["example"])
+    whole = frozen_copy(teacher)  # hooked in the place of the teacher, which others may be using
+    with hooked(_bypass(whole, names)):
+        expected = expected_output(whole, graph.meta["example"])
     edit = {"edit": "drop_blocks", "asked": {"names": names}, "slices": {}, "dropped": names}
     student = clone(teacher).eval()
     apply_edit(student, edit)

@@ -150,4 +150,4 @@ def _part_up_to(net: nn.Module, graph: fx.GraphModule, feature: fx.Node) -> fx.G
         if node in needed:
             copies[node] = part.node_copy(node, copies.__getitem__)
     part.output(copies[feature])
-    return fx.GraphModule(net, part)
+    return fx.GraphModule(graph, part)  # the graph also holds the constants of the forward

@@ -14,6 +14,7 @@ import fsc
 from fsc.compress.blocks import without_blocks
 from fsc.inputs.nets import ResNet
 from fsc.runtime import fingerprint
+from fsc.surgery import exactness
 from fsc.surgery.exactness import NotExact
 
 # The lists of the PRACTISE authors' code. In ResNet-34 they leave out layer1.0, which keeps its shape too.
@@ -244,3 +245,18 @@ def test_a_module_that_others_use_in_more_ways_is_refused(name, words):
 def test_a_forward_that_asks_more_of_a_block_than_to_be_called_is_refused():
     with pytest.raises(NotExact, match="does not run with nn.Identity for asked: .*out_channels"):
         fsc.drop_blocks(Odd().eval(), ["asked"])
+
+
+def test_the_teacher_is_not_hooked_while_its_student_is_checked(monkeypatch):
+    torch.manual_seed(0)
+    teacher = ResNet(2).eval()
+    seen = []
+    run = exactness._run
+
+    def look(net, example):
+        seen.append(sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in teacher.modules()))
+        return run(net, example)
+
+    monkeypatch.setattr(exactness, "_run", look)
+    fsc.drop_blocks(teacher, ["layer1.1"])
+    assert seen == [0, 0]

@@ -1,4 +1,4 @@
-"""Recoveries with odd numbers and images: numpy's scalars, double precision, images that require grad."""
+"""Recoveries of odd networks, with odd numbers and images: numpy's scalars, double precision, ..."""
 
 import copy
 
@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers.probes import odd_norms
 from helpers.small_net import few_images, small_net
+from torch import nn
 
 import fsc
 from fsc.inputs.nets import ResNet
@@ -77,6 +78,26 @@ def test_images_that_require_grad_are_used_without_it(teacher, images, name):
     for inverted in (leaf, torch.tanh(leaf) * 2):  # with a history, as images inverted from a teacher
         RECOVERIES[name](teacher, student, inverted, int, float)
     assert leaf.grad is None
+
+
+class NormalisesItsInput(nn.Module):
+    """Its forward reads a buffer, and makes a tensor of its own."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+        self.register_buffer("mean", torch.tensor([0.1, 0.2, 0.3]))
+
+    def forward(self, x):
+        return self.net((x - self.mean.view(1, 3, 1, 1)) / torch.tensor([0.9, 1.0, 1.1]).view(1, 3, 1, 1))
+
+
+@pytest.mark.parametrize("name", ["mir", "distill", "fskd", "fskd-sgd", "practise"])
+def test_a_network_that_normalises_its_own_input_is_recovered(teacher, images, name):
+    teacher = NormalisesItsInput(teacher).eval()
+    student = fsc.prune_filters(teacher, 0.5)
+    recovered = RECOVERIES[name](teacher, student, images, int, float)
+    assert torch.equal(recovered.mean, teacher.mean) and recovered(images).isfinite().all()
 
 
 @pytest.mark.parametrize("lr", [float("inf"), 1e30])
