@@ -98,7 +98,7 @@ def kept_filters(net: nn.Module, name: str, teacher: fx.GraphModule, given: Kept
 
 
 def check_names(teacher: fx.GraphModule, student: fx.GraphModule, net: nn.Module) -> None:
-    """Refuse a student that has a conv or BatchNorm where the teacher has none of that name."""
+    """Refuse a student that has a conv or BatchNorm of another name, or lacks a conv that was not dropped."""
     called = [node for node in teacher.graph.nodes if node.op == "call_module"]
     theirs = {node.target: module_of(teacher, node) for node in called}
     for node in student.graph.nodes:
@@ -112,6 +112,18 @@ def check_names(teacher: fx.GraphModule, student: fx.GraphModule, net: nn.Module
             f"student, {found} in the teacher.\n"
             f"  Module names are the correspondence: make the student from this teacher, or keep its names."
         )
+    mine = {node.target: module_of(student, node) for node in student.graph.nodes if node.op == "call_module"}
+    dropped = tuple(name for name, module in mine.items() if isinstance(module, nn.Identity))
+    known = {teacher_name(net, name) for name in mine}
+    for name, module in theirs.items():
+        if not isinstance(module, nn.Conv2d | nn.Linear) or name in known:
+            continue
+        if not any(name == block or name.startswith(f"{block}.") for block in dropped):
+            raise ValueError(
+                f"teacher and student do not correspond at {name}: a {type(module).__name__} in the teacher, "
+                f"nothing in the student, and no nn.Identity for a dropped block.\n"
+                f"  This student is not one of this teacher: pass the network that it was made from."
+            )
 
 
 def same_maps(mine: fx.Node, theirs: fx.Node, kept: Tensor | None) -> bool:

@@ -189,6 +189,8 @@ def test_a_student_without_recipe_is_refused_by_the_name_of_its_first_pruned_con
 def test_networks_that_do_not_correspond_are_refused_by_the_first_module_that_differs(images):
     with pytest.raises(ValueError, match=r"do not correspond at layer1\.3\.conv1"):
         fskd(NETS["resnet20"](10).eval(), odd_norms(ResNet(5)), images)
+    with pytest.raises(ValueError, match=r"correspond at layer1\.3\.conv1: a Conv2d in the teacher, nothing"):
+        fskd(odd_norms(ResNet(5)), NETS["resnet20"](10).eval(), images)
     teacher, student = ResNet(1).eval(), ResNet(1).eval()
     student.layer2[0].conv1.stride = student.layer2[0].shortcut.stride = 1
     with pytest.raises(ValueError):
