@@ -12,7 +12,7 @@ import stat
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -184,8 +184,13 @@ def written_whole(path: str | os.PathLike) -> Iterator[Path]:
 
 def fingerprint(model: nn.Module) -> str:
     """SHA-256 over the names, shapes and bytes of all parameters and buffers of a network."""
+    return checksum(model.state_dict())
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and bytes, in this order of the tensors."""
     digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
+    for name, tensor in tensors.items():
         digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()

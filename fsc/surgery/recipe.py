@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from fsc.runtime import clone, fingerprint, public, written_whole
+from fsc.runtime import checksum, clone, fingerprint, public, written_whole
 from fsc.surgery.factorized_convs import SCHEMES
 from fsc.surgery.slices import slice_modules
 
@@ -162,7 +162,7 @@ def _recipe(net: nn.Module) -> Recipe:
 
 @public
 def save(student: nn.Module, path: str | os.PathLike) -> Path:
-    """Write recipe and weights into one safetensors file; no code, no pickle.
+    """Write recipe and weights, with a checksum, into one safetensors file; no code, no pickle.
 
     The file is complete or absent: it is written under another name and then moved.
 
@@ -178,9 +178,11 @@ def save(student: nn.Module, path: str | os.PathLike) -> Path:
     if not path.parent.is_dir() or path.is_dir():
         found = f"{path} is a folder" if path.is_dir() else f"there is no folder {path.parent}"
         raise FileNotFoundError(f"{found}.\n  Name a file in a folder that exists.")
-    tensors = {name: t.detach().cpu().contiguous().clone() for name, t in student.state_dict().items()}
+    state = sorted(student.state_dict().items())
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state}
+    text = json.dumps({"format": FORMAT, "weights": checksum(tensors), **recipe})
     with written_whole(path) as unfinished:
-        save_file(tensors, unfinished, metadata={"fsc": json.dumps({"format": FORMAT, **recipe})})
+        save_file(tensors, unfinished, metadata={"fsc": text})
     return path
 
 
@@ -237,4 +239,10 @@ def _read(path: Path) -> tuple[Recipe, dict[str, Tensor]]:
     if version != FORMAT:
         found = f"{path.name} is of format {version}; this version of fsc reads format {FORMAT}"
         raise ValueError(f"{found}.\n  Load it with the version that wrote it.")
+    written = recipe.pop("weights", None)  # earlier releases wrote none
+    if written is not None and written != checksum(dict(sorted(tensors.items()))):
+        raise ValueError(
+            f"the weights in {path.name} are damaged: they are not those that were saved (SHA-256).\n"
+            f"  Save the student again, or fetch the file again."
+        )
     return recipe, tensors

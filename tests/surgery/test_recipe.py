@@ -79,6 +79,26 @@ def test_a_damaged_file_is_refused(teacher, student, tmp_path):
             fsc.load(tmp_path / "cut", teacher)
 
 
+def test_a_file_with_one_wrong_bit_in_its_weights_is_refused(teacher, student, tmp_path):
+    path = fsc.save(student, tmp_path / "s.safetensors")
+    good = path.read_bytes()
+    begin = 8 + int.from_bytes(good[:8], "little")
+    for place in torch.linspace(begin, len(good) - 1, 12).long().tolist():
+        damaged = bytearray(good)
+        damaged[place] ^= 1 << (place % 8)
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match="load: the weights in s.safetensors are damaged"):
+            fsc.load(path, teacher)
+
+
+def test_a_file_of_an_earlier_release_without_a_checksum_is_still_read(teacher, student, tmp_path):
+    path = tmp_path / "old.safetensors"
+    recipe = json.dumps({"format": 1, **student.fsc_recipe})
+    save_file({n: t.clone() for n, t in student.state_dict().items()}, path, metadata={"fsc": recipe})
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(fsc.load(path, teacher)(x), student(x))
+
+
 def test_weights_without_a_recipe_are_refused(teacher, tmp_path):
     save_file(teacher.state_dict(), tmp_path / "weights.safetensors")
     with pytest.raises(ValueError, match="holds weights but no recipe"):
