@@ -1,6 +1,6 @@
 """Rules for labels of channels: one function per kind of operation, and a table from operations to rules.
 
-To teach the package another operation, add one line to the table: `RULES[my_function] = same`.
+To teach the package another operation, add one line to the table: `RULES[torch.softmax] = same`.
 """
 
 import math

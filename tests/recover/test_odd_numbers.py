@@ -5,26 +5,13 @@ import copy
 import numpy as np
 import pytest
 import torch
-from helpers.probes import odd_norms
 from helpers.small_net import few_images, small_net
 from torch import nn
 
 import fsc
-from fsc.inputs.nets import ResNet
 from fsc.runtime import quiet
 
 pytestmark = pytest.mark.filterwarnings("ignore:fskd", "ignore:practise")
-
-
-@pytest.fixture
-def teacher():
-    torch.manual_seed(0)
-    return odd_norms(ResNet(2))
-
-
-@pytest.fixture
-def images():
-    return torch.randn(12, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
 RECOVERIES = {

@@ -6,11 +6,10 @@ from functools import partial
 import pandas as pd
 import pytest
 import torch
-from helpers.probes import loss, odd_norms
+from helpers.probes import loss
 from torch import nn
 
 import fsc
-from fsc.inputs.nets import ResNet
 from fsc.recover import practise as practise_module
 from fsc.recover import recoverability as recoverability_module
 from fsc.recover.training import split
@@ -19,17 +18,6 @@ from fsc.runtime import fingerprint, quiet
 practise = partial(fsc.practise, progress=quiet)
 only_dropped = partial(practise, recover=None, mimic_steps=0)
 BLOCKS = ["layer1.0", "layer1.1", "layer2.1", "layer3.1"]
-
-
-@pytest.fixture
-def teacher():
-    torch.manual_seed(0)
-    return odd_norms(ResNet(2))
-
-
-@pytest.fixture
-def images():
-    return torch.randn(10, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import fsc
 from fsc.compress.blocks import without_blocks
 from fsc.graph.backbone import cut_backbone
 from fsc.graph.tracing import trace
-from fsc.inputs.nets import NETS, ResNet
+from fsc.inputs.nets import NETS
 from fsc.recover import recoverability as evidence
 from fsc.recover.recoverability_sgd import places, train_around, with_adaptors
 from fsc.recover.training import Training, split
@@ -24,17 +24,6 @@ from fsc.surgery import merges
 
 recoverability = partial(fsc.recoverability, latency=False, progress=quiet)
 fskd = partial(fsc.fskd, progress=quiet)
-
-
-@pytest.fixture
-def teacher():
-    torch.manual_seed(0)
-    return odd_norms(ResNet(2))
-
-
-@pytest.fixture
-def images():
-    return torch.randn(10, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
 # -- in closed form --------------------------------------------------------------------------------
